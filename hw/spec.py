@@ -80,9 +80,9 @@ JOB_DEPTH = 64
 group of output channels and timestep."""
 
 JOB_ROOM = JOB_DEPTH - 3
-"""Largest number of jobs (output positions, channel groups and timesteps) in their queue at which
-banks still read inputs of further jobs. The margin to :data:`JOB_DEPTH` is for jobs that are added
-before a full queue stops the reads."""
+"""Largest number of waiting jobs (output positions, channel groups and timesteps) with which banks
+still read inputs of further jobs. The margin to :data:`JOB_DEPTH` is for jobs that join the queue
+before reading stops."""
 
 ROOM_LATENCY = 2
 """Number of cycles from a change of a queue's level until it allows or forbids reads of spike

@@ -1,5 +1,5 @@
-"""Golden model: the arithmetic of :mod:`hw.spec` as plain loops, which share no code with what they
-check."""
+"""Golden model: the arithmetic of :mod:`hw.spec` written a second time as plain loops, with no
+shared code."""
 
 from __future__ import annotations
 
