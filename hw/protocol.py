@@ -364,7 +364,8 @@ class Header(data.Struct):
     no_slot: 6
     """Initial index of the place for membranes, always 0."""
     n_levels: 4
-    """Number of levels that follow. The levels that are missing have one iteration each."""
+    """Number of levels (loops) that follow the header. Levels up to ``N_LEVELS`` that are missing
+    count as one iteration."""
     leak: Leak
     output: 1
     """Whether this is the output layer: its logits are written to the results, and ``target``
@@ -394,16 +395,15 @@ class Header(data.Struct):
     counts rows of results."""
     param: 16
     job_levels: 8
-    """Mask of the levels over which the inputs of one output position are accumulated."""
+    """Mask of the levels (loops) over which the inputs of one output position are accumulated."""
     time_levels: 8
-    """Mask of the level that loops over timesteps; membranes start from 0 in its first
-    iteration."""
+    """Mask of the level (loop) of timesteps; membranes start from 0 in its first iteration."""
     pool_levels: 8
-    """Mask of the levels that loop over a pooling window. The spikes of all their iterations are
-    ORed."""
+    """Mask of the levels (loops) that go through a pooling window. The spikes of all their
+    iterations are ORed."""
     tail_levels: 8
-    """Mask of the levels that loop over groups of output channels. In their last iteration (always,
-    if there are none), the group has only ``tail_lanes`` channels."""
+    """Mask of the levels (loops) that go through groups of output channels. In their last iteration
+    (always, if there are none), the group has only ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
     """Number of beats (cycles of ``fire_lanes`` neurons each) that the fire unit needs for a group

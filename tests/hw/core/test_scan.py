@@ -64,8 +64,10 @@ def random_chunks(
 def events_of(
     chunks: list[Chunk], piece_weights: list[int], granule_rows: int = ALL_ROWS
 ) -> list[Event]:
-    """Return every event that the scanner must emit: one for each active input, and one for each
-    empty chunk."""
+    """Return every event that the scanner must emit for chunks (groups of inputs) of several jobs.
+
+    There is one event for each active input, and one for each empty chunk.
+    """
     events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
