@@ -11,12 +11,16 @@ reply carries the request's ``seq`` and its ``opcode | REPLY``; its payload star
 :class:`Status` byte. A frame that is damaged, truncated or too long is dropped and counted; it has
 no effect and is not answered.
 
-| request | payload | reply payload after the status byte | |---|---|---| | IDENTIFY | none |
-:class:`Identity` | | WRITE | :class:`Rows`, the rows | none | | READ | :class:`Rows` | the rows | |
-RUN | :class:`Run` | none; later one DONE frame | | STATUS | none | :class:`DeviceStatus` | | ABORT
-| none | none; the core stops and is idle | | CHECK | :class:`Rows`, CRC-32 of the rows (u32) |
-none; status MISMATCH if that CRC is wrong | | RATE | :class:`Rate` | none, at the old rate; then
-the device changes to the new one |
+| request | payload | reply payload after the status byte |
+|---|---|---|
+| IDENTIFY | none | :class:`Identity` |
+| WRITE | :class:`Rows`, the rows | none |
+| READ | :class:`Rows` | the rows |
+| RUN | :class:`Run` | none; later one DONE frame |
+| STATUS | none | :class:`DeviceStatus` |
+| ABORT | none | none; the core stops and is idle |
+| CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
+| RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
 RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
@@ -155,7 +159,7 @@ class Space(enum.IntEnum):
     """Rows of ``lanes`` weights, lane 0 in the lowest bits; or parts of the layers' descriptors,
     low word first. Row ``r`` is row ``r // banks`` of bank ``r % banks``."""
     PARAM = 1
-    """Rows of ``fire_lanes`` entries of :class:`Neuron`."""
+    """Rows of ``fire_lanes`` pairs of bias and threshold, each with the layout :class:`Neuron`."""
     SPIKE = 2
     """Rows of one byte of spikes, called a granule. Row ``r`` is granule ``r // banks`` of bank ``r
     % banks``; granule ``i`` holds bits ``8*i`` to ``8*i+7`` of the bank's spikes. Writable during a
@@ -360,7 +364,8 @@ class Header(data.Struct):
     no_slot: 6
     """Initial index of the place for membranes, always 0."""
     n_levels: 4
-    """Number of levels that follow. The levels that are missing have one iteration each."""
+    """Number of levels (loops) that follow the header. Levels up to ``N_LEVELS`` that are missing
+    count as one iteration."""
     leak: Leak
     output: 1
     """Whether this is the output layer: its logits are written to the results, and ``target``
@@ -390,20 +395,19 @@ class Header(data.Struct):
     counts rows of results."""
     param: 16
     job_levels: 8
-    """Mask of the levels within a job, over which inputs are accumulated."""
+    """Mask of the levels (loops) over which the inputs of one output position are accumulated."""
     time_levels: 8
-    """Mask of the level that loops over timesteps; membranes start from 0 in its first
-    iteration."""
+    """Mask of the level (loop) of timesteps; membranes start from 0 in its first iteration."""
     pool_levels: 8
-    """Mask of the levels that loop over a pooling window. The spikes of all their iterations are
-    ORed."""
+    """Mask of the levels (loops) that go through a pooling window. The spikes of all their
+    iterations are ORed."""
     tail_levels: 8
-    """Mask of the levels that loop over groups of output channels. In their last iteration (always,
-    if there are none), the group has only ``tail_lanes`` channels."""
+    """Mask of the levels (loops) that go through groups of output channels. In their last iteration
+    (always, if there are none), the group has only ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
-    """Number of beats of a job, less one. A beat is ``fire_lanes`` neurons, which the fire unit
-    updates in one cycle."""
+    """Number of beats (cycles of ``fire_lanes`` neurons each) that the fire unit needs for a group
+    of output channels, less one."""
     n_classes: 12
     leak_shift3: 4
     """Third shift of the leak, or 0 if it has only two."""
@@ -414,11 +418,11 @@ class Header(data.Struct):
     """The same as ``body_bits``, for the last chunk of a contiguous stretch of inputs. That chunk
     is read in the last iteration of level 0."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
-    """For each piece of a window, the number of rows of spike memory from its place in a contiguous
-    window to where it is read."""
+    """Offset of each piece of a window of spikes, in rows of spike memory, from the address that
+    the piece would have in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """For each piece of a chunk, the index of its first bit's row of weights, relative to that of
-    the chunk."""
+    """For each piece (:data:`hw.spec.PIECE_BITS`) of the inputs that a bank reads in one cycle (a
+    chunk), the index of its first bit's row of weights, relative to that of the chunk."""
 
 
 class Descriptor(data.Struct):
@@ -516,8 +520,9 @@ def unpack(layout: type[data.Struct], raw: bytes) -> data.Const:
 def encode_frame(packet: bytes) -> bytes:
     """Return the bytes on the wire for a packet, which is ``seq``, opcode and payload.
 
-    The CRC is appended, both are byte-stuffed, and :data:`END` follows. In this example the last
-    byte of the CRC happens to be :data:`END`, so that it is escaped:
+    The CRC is appended to the packet, the bytes of both are escaped where necessary, and
+    :data:`END` follows. In this example the last byte of the CRC happens to be :data:`END`, so that
+    it is escaped:
 
     >>> encode_frame(bytes([7, Opcode.STATUS])).hex(" ")
     '07 05 b7 70 f2 7d 5e 7e'
@@ -600,7 +605,7 @@ def spec_hash(config: Config) -> int:
 
 
 def _values_of(layout: type[data.Struct], config: Config) -> dict[str, int]:
-    """Return the values of ``config`` for those fields of a structure that it has, by name."""
+    """Return the values of those fields that a structure and ``config`` have in common, by name."""
     return {
         key: getattr(config, key) for key, _ in data.Layout.cast(layout) if hasattr(config, key)
     }

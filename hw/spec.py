@@ -32,7 +32,7 @@ from itertools import combinations, pairwise
 from typing import Any, Protocol, TypeVar
 
 N_LEVELS = 8
-"""Number of nested loops that generate every memory address."""
+"""Largest number of nested loops with which the core generates the memory addresses of a layer."""
 
 GRANULE_BITS = 8
 """Number of bits in a granule, which is the unit in which spike memory is written and addressed."""
@@ -42,7 +42,7 @@ PIECE_BITS = 16
 pieces, which may come from different rows of a feature map."""
 
 PARAM_BITS = 16
-"""Width of a bias and of a threshold, signed."""
+"""Width in bits of a bias and of a threshold, which are signed."""
 
 OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
 """Width of the address of a row of weights, and of a row of parameters, on a device with memory
@@ -63,13 +63,12 @@ arrives."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
 """Number of cycles from a slot (one cycle's read of spike memory) until it is known whether the
-chunk that was read has an active input. If it has, the active chunk before it, which was held back,
-enters the queue. The last chunk of a job enters one cycle later. A chunk is the inputs of a job
-that a bank reads in one cycle."""
+inputs that were read (a chunk) include a spike. A chunk with a spike goes to a queue when the next
+one is known; the last chunk of an output position goes there one cycle later."""
 
 CHUNK_DEPTH = 32
-"""Number of chunks (:data:`FETCH_LATENCY`) with a spike that the queue between fetch unit and
-scanner holds."""
+"""Number of chunks (inputs that a bank reads in one cycle) with a spike that the queue between
+fetch unit and scanner holds."""
 
 IDENTITY_DEPTH = 64
 """Number of jobs whose identity spikes a bank holds, if all its weights are on the FPGA
@@ -81,27 +80,28 @@ JOB_DEPTH = 64
 group of output channels and timestep."""
 
 JOB_ROOM = JOB_DEPTH - 3
-"""Largest number of jobs in their queue at which banks still read inputs of further jobs. The
-margin to :data:`JOB_DEPTH` is for jobs that are added before a full queue stops the reads."""
+"""Largest number of waiting jobs (output positions, channel groups and timesteps) with which banks
+still read inputs of further jobs. The margin to :data:`JOB_DEPTH` is for jobs that join the queue
+before reading stops."""
 
 ROOM_LATENCY = 2
 """Number of cycles from a change of a queue's level until it allows or forbids reads of spike
 memory."""
 
 QUEUE_LATENCY = 2
-"""Cycles from writing to an empty queue until the entry can be read."""
+"""Number of cycles from writing an entry to an empty queue until the entry can be read."""
 
 LANES_LATENCY = 7
-"""Number of cycles from a job's last active input in the scanner until its sums are available to
-the fire unit."""
+"""Number of cycles from the last active input of an output position in the scanner until its sums
+are available to the fire unit."""
 
 FIRE_LATENCY = 4
 """Number of cycles that the fire unit needs for new membranes: from the cycle before parameters and
 sums arrive until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
 
 SUMS_IN_FLIGHT = 5
-"""Number of jobs that may still end, one per cycle, after the queue of sums has told the scanner to
-stop."""
+"""Number of jobs (output positions, channel groups and timesteps) that may still end, one per
+cycle, after the queue of sums has told the scanner to stop."""
 
 
 class SpecError(ValueError):
@@ -357,7 +357,7 @@ class Config:
     weight_depth: int = 20480
     """Number of rows of a bank's weight memory."""
     fire_lanes: int = 16
-    """Number of neurons that the fire unit updates per cycle; divides ``lanes``."""
+    """Number of neurons that the fire unit updates per cycle; a divisor of ``lanes``."""
     sum_bits: int = 20
     """Width in bits of a bank's accumulators, which hold the sums over the bank's own input
     channels."""
@@ -393,8 +393,8 @@ class Config:
     pixels: int = 1
     """1 if layers may read pixels (as bit-planes) instead of spikes; 0 omits the logic for this."""
     rx_buffer_bytes: int = 2048
-    """Number of bytes that the device buffers while it is busy; the driver never has more bytes of
-    requests without an answer.
+    """Number of bytes that the device can buffer while it is busy. The driver never has more
+    unanswered bytes of requests than this.
     """
     max_payload_bytes: int = 512
     """Longest payload of a frame in either direction."""
@@ -529,7 +529,7 @@ class Config:
 
     @property
     def fire_beats(self) -> int:
-        """Number of cycles (beats) that the fire unit needs for a job, which has ``lanes`` neurons.
+        """Number of cycles (beats) that the fire unit needs for ``lanes`` neurons.
 
         In each cycle it updates ``fire_lanes`` neurons (:mod:`hw.core.fire`).
         """
@@ -552,7 +552,7 @@ class Config:
     def membrane_latency(self) -> int:
         """Number of cycles from reading a membrane until its new value can be read.
 
-        Two jobs (timesteps) of the same neurons must start at least this far apart in the fire unit
+        Two timesteps of the same neurons must start at least this far apart in the fire unit
         (:mod:`hw.core.fire`). The compiler schedules them accordingly.
         """
         return FIRE_LATENCY + 2 * self.full_neurons
@@ -561,11 +561,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        A request for a job's sums takes as long. The latency is one cycle without a queue of sums
-        (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers before and
-        after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
-        sums are added up from one bank to the next, which takes further cycles. Parameters are
-        delayed to arrive together with the sums.
+        A request for the sums of weights takes as long. The latency is one cycle without a queue of
+        sums (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers
+        before and after the memory, which makes three cycles. With several banks
+        (:mod:`hw.core.banks`), the sums are added up from one bank to the next, which takes further
+        cycles. Parameters are delayed to arrive together with the sums.
         """
         if not self.sum_queue:
             return 1
@@ -573,8 +573,8 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Number of cycles that a layer takes in addition to those for its jobs and for loading its
-        descriptor.
+        """Number of cycles that a layer takes in addition to those for its neurons and for loading
+        its descriptor.
 
         It is the same for every layer. A descriptor (:class:`hw.protocol.Descriptor`) takes a cycle
         for each of its words.
@@ -585,9 +585,10 @@ class Config:
     def identity_depth(self) -> int:
         """Number of jobs whose identity spikes (those of a residual block's shortcut) a bank holds.
 
-        It is larger than the number of jobs that can be in progress in a bank, after their inputs
-        have been read and before their weights have been added. Weights from outside the FPGA
-        arrive later, so that more jobs are then in progress.
+        A job is one output position, channel group and timestep. The number is larger than that of
+        jobs that can be in progress in a bank, after their inputs have been read and before their
+        weights have been added. Weights from outside the FPGA arrive later, so that more jobs are
+        then in progress.
         """
         return IDENTITY_DEPTH << (self.offchip_depth > 0)
 

@@ -60,7 +60,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """Description of the layer in the table of results."""
+        """Short description of the layer, for the table of results."""
         kind = "unshared" if self.unshared else "shared"
         gate = f", {self.gate.name}" if self.gate else ""
         pixels = ", pixels" if self.pixels else ""

@@ -78,7 +78,7 @@ class CoreBench:
     async def put(self, stream: str, payloads: Iterable[int]) -> None:
         """Send payloads on the stream of the bus with this name, for example ``"write"``.
 
-        A payload is given as an integer that has its bits.
+        A payload is given as an unsigned integer with the same bits.
         """
         valid, ready, payload = (
             getattr(self.dut, f"bus__{stream}__{wire}") for wire in ("valid", "ready", "payload")

@@ -1,7 +1,9 @@
-"""``python -m sim.sdram_bench``: measure how much of an SDRAM's bandwidth rows of weights use.
+"""``python -m sim.sdram_bench``: measure the share of an SDRAM's bandwidth that reads of weights
+reach.
 
-The controller is simulated by Verilator with the model of ``sdram.hpp`` at its pins. The ports ask
-for the rows of active inputs, in ascending order, as fast as the controller takes them.
+The controller is simulated by Verilator with the model of ``sdram.hpp`` at its pins. Each port, one
+per bank of the core, requests the rows of weights of active inputs, in ascending order, as fast as
+the controller takes the requests.
 """
 
 from __future__ import annotations
@@ -150,7 +152,8 @@ def measure(
 def active_rows(
     density: float, n_rows: int, n_jobs: int, rng: random.Random, first: int = 0
 ) -> Iterator[int]:
-    """Yield the index of the row of weights of each active input, for ``n_jobs`` jobs.
+    """Yield the index of the row of weights of each active input, for ``n_jobs`` jobs (output
+    positions).
 
     A job has ``n_rows`` inputs with a row of weights each; the rows of each job follow those of the
     job before, beginning with row ``first``. An input is active with probability ``density``.

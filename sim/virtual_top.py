@@ -84,7 +84,7 @@ class VirtualTop(wiring.Component):
     sdram : pins of the SDRAM, if the device has one. It is in the core's clock domain.
     core_wanted : high while the core is busy or its bus is in use. The core's clock must run while
         it is high, and for some more cycles, until the core's pipelines are empty.
-    direct_valid, direct_row, direct_space, direct_data : a row to write past the link, see
+    direct_valid, direct_row, direct_space, direct_data : a row to write without using the link, see
         :class:`DirectCore`.
     """
 

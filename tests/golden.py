@@ -1,5 +1,5 @@
-"""Golden model: the arithmetic of :mod:`hw.spec` as plain loops, which share no code with what they
-check."""
+"""Golden model: the arithmetic of :mod:`hw.spec` written a second time as plain loops, with no
+shared code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sw.network.network import INPUT, Layer, Network
 
 
 def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
-    """Return ``array[indices]``; an axis of length 1 has the same value for all of its indices."""
+    """Return an element of an array, using index 0 for each axis of length 1, along which values
+    are shared."""
     for index in indices:
         array = array[0 if array.shape[0] == 1 else index]
     return array

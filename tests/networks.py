@@ -1,6 +1,7 @@
 """Random small networks that spike and use all features of :class:`sw.network.network.Network`.
 
-:func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy on top.
+:func:`random_network` makes one from a seed; :func:`networks` is a hypothesis strategy that uses
+it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def packet_items(packet: bytes) -> list[dict[str, int]]:
 
 
 def stays_valid(source: stream.Interface) -> Bench:
-    """Return a bench that checks that ``source`` keeps an offered item until it is taken."""
+    """Return a test bench which checks that ``source`` offers an item unchanged until it is
+    taken."""
 
     async def check(ctx) -> None:
         offered = None
@@ -102,7 +103,10 @@ def stays_valid(source: stream.Interface) -> Bench:
 
 @contextmanager
 def refuses(error: type[Exception], match: str) -> Iterator[None]:
-    """Expect that constructing a component raises ``error``; silence warnings of unused parts."""
+    """Check that the ``with`` block, which constructs a component, raises ``error``.
+
+    Amaranth's warnings of unused components are silenced.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusedElaboratable)
         with pytest.raises(error, match=match) as refused:

@@ -46,7 +46,7 @@ CASES = [
 
 
 def some_networks(case: tuple[str, Leak, Reset]) -> list[Network]:
-    """Return small random networks with a granularity of weights, a leak and a reset.
+    """Return small random networks with the granularity of weights, leak and reset of ``case``.
 
     The first network has an encoder.
     """

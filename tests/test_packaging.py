@@ -47,7 +47,8 @@ TOOLS = {
     for group in ("lint", "build", "docs")
     for text in EXTRAS[group]
 }
-"""Programs that only `make lint`, `make bitstreams` and `make docs` install."""
+"""Packages with programs that are not imported; only `make lint`, `make bitstreams` and `make docs`
+install them."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = (
     "hw.spec",

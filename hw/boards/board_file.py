@@ -69,10 +69,10 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board as its board file describes it."""
+    """Description of a board, as read from its board file."""
 
     config: Config
-    """Configuration of the core; its name is the board's."""
+    """Configuration of the core, which has the same name as the board."""
     tool: str | None = None
     """One of :data:`TOOLS`. None means that only Verilog is written, and no pins are needed."""
     part: str = ""

@@ -161,17 +161,18 @@ CONFIGS_HELP = f"{', '.join(BOARDS)}, {', '.join(SHIPPED)} (also with /w2, /w4, 
 
 
 def load_board(name: str, base: Config | None = None) -> Board:
-    """Return the board of a board file: a path that ends with ``.toml``, or a name of ``SHIPPED``.
+    """Return the board that a board file describes.
 
     Parameters
     ----------
+    name : path of the file, which ends with ``.toml``, or name of a shipped board file
+        (``SHIPPED``).
     base : configuration that the file changes, see :func:`hw.boards.board_file.load`.
 
     Raises
     ------
     hw.boards.board_file.BoardFileError
-        There is no such file, it cannot be used, or it has the name of a board of
-        :data:`CONFIGS`.
+        There is no such file, it cannot be used, or it has the name of a board of :data:`CONFIGS`.
     """
     path = FILES / f"{name}{SUFFIX}" if name in SHIPPED else Path(name)
     board = load(path, base)

@@ -318,6 +318,7 @@ class BoardTop(Elaboratable):
 
     @staticmethod
     def _request(platform: Platform, name: str) -> Any:
-        """Return the pins of the first resource with this name, by subsignal, without buffers."""
+        """Request the board's first resource with this name, without I/O buffers, and return its
+        pins."""
         names = [sub.name for sub in platform.lookup(name, 0).ios]
         return platform.request(name, 0, dir=dict.fromkeys(names, "-"))

@@ -25,7 +25,7 @@ class Ecp5Pll:
 
     Output CLKOP is fed back to the phase detector; output CLKOS is the clock of the design::
 
-    vco = input / clki_div * clkop_div          output = vco / clkos_div
+        vco = input / clki_div * clkop_div          output = vco / clkos_div
     """
 
     clki_div: int
@@ -35,9 +35,11 @@ class Ecp5Pll:
 
 @dataclass(frozen=True)
 class Ice40Pll:
-    """Settings of an iCE40's PLL (primitive SB_PLL40) in the mode "simple feedback"::
+    """Settings of an iCE40's PLL (primitive SB_PLL40) in the mode "simple feedback".
 
-    vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
+    The frequencies are::
+
+        vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
     """
 
     divr: int
@@ -48,9 +50,11 @@ class Ice40Pll:
 
 @dataclass(frozen=True)
 class GowinPll:
-    """Settings of a Gowin device's PLL (primitive rPLL) with internal feedback::
+    """Settings of a Gowin device's PLL (primitive rPLL) with internal feedback.
 
-    output = input / (idiv_sel + 1) * (fbdiv_sel + 1)       vco = output * odiv_sel
+    The frequencies are::
+
+        output = input / (idiv_sel + 1) * (fbdiv_sel + 1)       vco = output * odiv_sel
     """
 
     idiv_sel: int
@@ -60,9 +64,11 @@ class GowinPll:
 
 @dataclass(frozen=True)
 class XilinxPll:
-    """Settings of a PLL of Xilinx' 7 series (primitive PLLE2_BASE)::
+    """Settings of a PLL of Xilinx' 7 series (primitive PLLE2_BASE).
 
-    vco = input / divclk_divide * clkfbout_mult     output = vco / clkout0_divide
+    The frequencies are::
+
+        vco = input / divclk_divide * clkfbout_mult     output = vco / clkout0_divide
     """
 
     divclk_divide: int
@@ -72,9 +78,11 @@ class XilinxPll:
 
 @dataclass(frozen=True)
 class CycloneVPll:
-    """Settings of a Cyclone V's PLL in integer mode::
+    """Settings of a Cyclone V's PLL in integer mode.
 
-    vco = input / n * m                             output = vco / c
+    The frequencies are::
+
+        vco = input / n * m                             output = vco / c
     """
 
     n: int

@@ -44,7 +44,8 @@ class _Units:
 
 
 def _sign_extended(logit: Value) -> Value:
-    """Return a logit, sign-extended to the width of a logit on the wire."""
+    """Return a logit, sign-extended to the width that logits have when they are sent to the
+    host."""
     n_more = 8 * RESULT_BYTES - len(logit)
     return Cat(logit, logit[-1].replicate(n_more))
 
@@ -100,8 +101,8 @@ class Core(wiring.Component):
         """Return a signal that resets all state of a run in progress after an abort.
 
         The signal comes from a register, because it fans out across the core. It stays high until
-        the banks have handed on to each other everything that was under way. The core is busy until
-        then. The link holds ``bus.abort`` even longer, until it sees that the core is idle.
+        everything that was passing from bank to bank has reached the last bank. The core is busy
+        until then. The link holds ``bus.abort`` even longer, until it sees that the core is idle.
         Therefore only the rising edge of ``bus.abort`` starts a reset.
         """
         n_cycles = 1 if self._config.banks == 1 else 2 * self._config.banks + 4

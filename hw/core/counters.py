@@ -10,7 +10,8 @@ from hw.spec import Config
 
 
 class Counters(wiring.Component):
-    """Count the events of one layer; the host reads the counts after the run.
+    """Count cycles, weight reads, operations and spikes of one layer; the host reads the counts
+    after the run.
 
     Members
     -------

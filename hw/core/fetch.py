@@ -45,7 +45,8 @@ def window_layout(config: Config) -> data.StructLayout:
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job.
+    """Return the layout of a chunk: up to ``chunk_bits`` input spikes of one job, read in one
+    cycle.
 
     ``bits`` are the spikes; the row of weights of the first bit is row ``weight``. ``last`` marks
     the last chunk of a job; ``tail`` is as in :func:`hw.core.nest.step_layout`.
@@ -61,18 +62,18 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 
 class Merger(wiring.Component):
-    """Drop silent chunks (groups of inputs without a spike), and mark the last active chunk of each
-    job.
+    """Drop silent chunks (groups of inputs without a spike), and mark each job's last active chunk.
 
-    An active chunk is held back until the next active chunk of its job, or the job's last chunk,
-    arrives; only then is it known whether it is the last active one. A job without any spike keeps
-    one chunk, its last, which is empty. The merger takes one chunk and emits at most one per cycle,
-    and never stalls.
+    A job is one output position, group of output channels and timestep. An active chunk is held
+    back until the next active chunk of its job, or the job's last chunk, arrives; only then is it
+    known whether it is the last active one. A job without any spike keeps one chunk, its last,
+    which is empty. The merger takes one chunk and emits at most one per cycle, and never stalls.
 
     Members
     -------
-    chunk : chunks, active and silent; ``last`` marks the last chunk of a job of either kind.
-    merged : the chunks that are kept; ``last`` marks the last of these of a job.
+    chunk : chunks, active and silent; ``last`` marks the last chunk of a job, whether it is active
+        or silent.
+    merged : the chunks that are kept; ``last`` marks the last kept chunk of a job.
     """
 
     def __init__(self, config: Config):
@@ -112,9 +113,9 @@ class Fetch(wiring.Component):
 
     A chunk is the inputs of a job (output position, channel group and timestep) that the bank reads
     in one cycle. A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first
-    bits of each piece are inputs of the job: as many as the layer's ``body_bits`` or ``tail_bits``
-    say (:class:`hw.protocol.Header`). The others are masked, which means set to 0. The pipeline
-    never stalls. ::
+    bits of each piece are inputs of the job. A piece is :data:`hw.spec.PIECE_BITS` bits. There are
+    as many inputs as the layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`).
+    The others are masked, which means set to 0. The pipeline never stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
@@ -137,8 +138,8 @@ class Fetch(wiring.Component):
     """
 
     LATENCY = FETCH_LATENCY
-    """Number of cycles from a slot (read of spike memory) until its chunk is masked and known to be
-    active or silent."""
+    """Number of cycles from a slot (read of spike memory) until it is known whether the inputs that
+    it read (a chunk) are all silent."""
 
     def __init__(self, config: Config, number: int = 0):
         self._config, self._number = config, number

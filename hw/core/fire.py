@@ -25,7 +25,8 @@ from hw.spec import GRANULE_BITS, Config, Gate, Leak, Reset
 
 @dataclass(frozen=True, kw_only=True)
 class _Beat:
-    """A beat (``fire_lanes`` neurons of a job) at stage B0 of the :class:`FireUnit`'s pipeline.
+    """A beat (the ``fire_lanes`` neurons of a job that are updated in one cycle) at stage B0 of the
+    :class:`FireUnit`'s pipeline.
 
     ``valid`` is high if there is a beat in this cycle, and ``index`` is its index in ``job``.
     ``begins`` and ``last`` mark the job's first and last beat.
@@ -37,10 +38,11 @@ class _Beat:
     begins: Value
     last: Value
     read_job: Any
-    """The beat's job, at the stage in which the membrane is read: BR, or B0 if not
-    ``full_neurons``."""
+    """Job to which the beat (``fire_lanes`` neurons) belongs, at the stage in which its membranes
+    are read: BR, or B0 if not ``full_neurons``."""
     read_index: Value
-    """Index of the beat in its job, at the same stage as ``read_job``."""
+    """Index of the beat (``fire_lanes`` neurons) among those of its job, at the same stage as
+    ``read_job``."""
 
 
 def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:
@@ -57,9 +59,10 @@ def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:
 class FireUnit(wiring.Component):
     """Turn the weighted sums of a job into spikes or logits, ``fire_lanes`` neurons per cycle.
 
-    The neurons that are updated in one cycle are a *beat* of their job. Jobs begin in order, when
-    their sums are complete, and at least ``header.spacing`` cycles apart. The arithmetic of a
-    neuron is defined in :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
+    A *job* is one output position, group of output channels and timestep. The neurons that are
+    updated in one cycle are a *beat* of their job. Jobs begin in order, when their sums are
+    complete, and at least ``header.spacing`` cycles apart. The arithmetic of a neuron is defined in
+    :mod:`hw.spec`. The stages of the pipeline, of one cycle each, are::
 
         A   parameters and sums requested
         BR  membrane read (in B0 if not full_neurons); it arrives a cycle later
@@ -228,8 +231,9 @@ class FireUnit(wiring.Component):
         port.
 
         It has a row for each beat (``fire_lanes`` neurons) of :attr:`hw.spec.Config.membrane_slots`
-        jobs. A row holds a number of ``membrane_bits`` bits for each neuron of the beat, and
-        ``n_flags`` bits, which say which of the neurons fired. The read port reads ``row``.
+        jobs (output positions or channel groups). A row holds a number of ``membrane_bits`` bits
+        for each neuron of the beat, and ``n_flags`` bits, which say which of the neurons fired. The
+        read port reads ``row``.
         """
         config = self._config
         layout = data.StructLayout(

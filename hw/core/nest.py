@@ -45,9 +45,9 @@ class Phase(enum.IntEnum):
 
 
 def address_widths(config: Config) -> dict[str, int]:
-    """Return the width in bits of every memory address that the loop nest generates, by its name.
+    """Return the name of each memory address that the loop nest generates, with its width in bits.
 
-    Addresses wrap at these widths. :class:`hw.protocol.Level` has the same names.
+    Addresses wrap at these widths. :class:`hw.protocol.Level` has fields with the same names.
     """
     granule = (config.spike_bytes - 1).bit_length()
     weight, param = (config.weight_depth - 1).bit_length(), (config.param_depth - 1).bit_length()

@@ -29,13 +29,13 @@ from hw.parts.queue import Queue
 from hw.spec import Config
 
 N_ROWS = 16
-"""Largest number of rows that a bank has requested and not yet added up."""
+"""Largest number of rows of weights that a bank has requested and not yet added up."""
 N_EVENTS = 16
 """Number of events (active inputs, each of which needs a row of weights) that may wait until their
 rows can be requested."""
 EVENTS_IN_FLIGHT = 6
-"""Number of free places in the queue of events when ``room`` falls. They are for events that still
-arrive afterwards, and for the delay of the queue itself."""
+"""Number of free places that the queue of events (active inputs) still has when the scanner is told
+to stop. They are for events that arrive afterwards, and for the delay of the queue itself."""
 N_BEATS = 16
 """Number of rows of parameters that are stored until the fire unit takes them."""
 N_PARAM_JOBS = 64

@@ -23,10 +23,10 @@ def row_bits(config: Config) -> int:
 class ParamMemory(wiring.Component):
     """Memory of ``param_depth`` rows of :func:`row_bits` bits, with one write and one read port.
 
-    Most rows hold biases and thresholds; the rows at its end hold results and counters. They form
-    two pages: one for the run in progress, one for the run that was reported last; see
-    :attr:`hw.spec.Config.page_rows`. On a large device the memory may be far from the logic that
-    uses it; in that case it has registers at its inputs and outputs.
+    Most rows hold biases and thresholds; the rows at its end hold results and counters. The rows
+    for results and counters form two pages: one for the run in progress, one for the run that was
+    reported last; see :attr:`hw.spec.Config.page_rows`. On a large device the memory may be far
+    from the logic that uses it; in that case it has registers at its inputs and outputs.
 
     Members
     -------

@@ -16,9 +16,9 @@ from hw.spec import Config
 class Sequencer(wiring.Component):
     """Execute the layers of a run (one inference) in order.
 
-    For each layer: load its descriptor, start the loop nest, wait for the last job, and store the
-    counters. After the final layer: start the argmax and report the result. The host reads no
-    spikes while a descriptor is loaded, because they would arrive between its words.
+    For each layer: load its descriptor, start the loop nest, wait for the fire unit to end, and
+    store the counters. After the final layer: start the argmax and report the result. The host
+    reads no spikes while a descriptor is loaded, because they would arrive between its words.
 
     Members
     -------
@@ -31,7 +31,7 @@ class Sequencer(wiring.Component):
         spikes.
     clear, start : to the loop nest, see :class:`hw.core.nest.LoopNest`.
     final : from the descriptor: the layer is the last one of the run.
-    finished : the fire unit has written the layer's last job.
+    finished : the fire unit has written the layer's last spikes or logits.
     counting, clear_counters, counters : to and from the counters.
     page : page (half of the result rows) of parameter memory to which results and counters of the
         run in progress are written. The other page has those of the run that was reported last.

@@ -56,7 +56,8 @@ class SpikeMemory(wiring.Component):
     """
 
     LATENCY = SPIKE_LATENCY
-    """Cycles from ``read_bit`` to ``window``."""
+    """Number of cycles from an address on ``read_bit`` until ``window`` has the spikes at that
+    address."""
 
     def __init__(self, config: Config):
         self._config = config

@@ -16,14 +16,16 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 
 
 def sums_layout(config: Config) -> data.ArrayLayout:
-    """Return the layout of the sums that one bank computes for a job: one number per lane."""
+    """Return the layout of the sums that one bank computes at an output position and timestep: one
+    per lane."""
     return data.ArrayLayout(signed(config.sum_bits), config.lanes)
 
 
 def beat_layout(config: Config, sum_bits: int, n_identity: int) -> data.StructLayout:
-    """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and identity spikes.
+    """Return the layout of a beat: the sums of ``fire_lanes`` lanes, and spikes of the shortcut.
 
-    ``sum_bits`` is the width of each sum in bits, ``n_identity`` the number of identity spikes.
+    ``sum_bits`` is the width of each sum in bits, ``n_identity`` the number of spikes of the
+    residual block's shortcut (identity spikes).
     """
     return data.StructLayout(
         {
@@ -37,9 +39,9 @@ class BeatSignature(wiring.Signature):
     """Interface through which the fire unit reads the sums of jobs in order, ``fire_lanes`` at a
     time.
 
-    These ``fire_lanes`` sums are a beat. The reader drives ``begin``, ``last``, ``beat`` and
-    ``plane``. ``p``, the payload, follows a fixed number of cycles later, see :func:`bank_beats`
-    and :func:`merged_beats`.
+    A job is one output position, group of output channels and timestep; ``fire_lanes`` of its sums
+    are a beat. The reader drives ``begin``, ``last``, ``beat`` and ``plane``. ``p``, the payload,
+    follows a fixed number of cycles later, see :func:`bank_beats` and :func:`merged_beats`.
 
     Members
     -------
@@ -54,7 +56,7 @@ class BeatSignature(wiring.Signature):
     Parameters
     ----------
     sum_bits : width of a sum.
-    n_identity : number of identity spikes in a beat.
+    n_identity : number of identity spikes (those of a residual block's shortcut) in a beat.
     """
 
     def __init__(self, config: Config, sum_bits: int, n_identity: int):
@@ -73,8 +75,9 @@ class BeatSignature(wiring.Signature):
 def bank_beats(config: Config) -> BeatSignature:
     """Return the interface through which one bank's sums of a job are read, beat by beat.
 
-    A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p`` one cycle after the
-    beat was requested (:class:`BeatSignature`).
+    A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
+    sums. They are on the member ``p`` one cycle after the beat was requested
+    (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
 
@@ -82,9 +85,9 @@ def bank_beats(config: Config) -> BeatSignature:
 def merged_beats(config: Config) -> BeatSignature:
     """Return the interface through which a job's sums over all banks are read, beat by beat.
 
-    A beat is the sums of ``fire_lanes`` lanes. They are on the member ``p``
-    :attr:`hw.spec.Config.param_latency` cycles after the beat was requested
-    (:class:`BeatSignature`).
+    A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
+    sums. They are on the member ``p`` :attr:`hw.spec.Config.param_latency` cycles after the beat
+    was requested (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 
@@ -103,8 +106,8 @@ class SumQueue(wiring.Component):
     room : the scanner may emit events. It falls while there are still places for
         :data:`hw.spec.SUMS_IN_FLIGHT` jobs, which may end before the scanner stops.
     i : sums from the lanes; always ready.
-    identities : identity spikes of the same jobs. Spike ``i`` in bank ``n`` belongs to lane
-        ``i * banks + n``.
+    identities : identity spikes (those of the residual block's shortcut) of the same jobs. Spike
+        ``i`` in bank ``n`` belongs to lane ``i * banks + n``.
     complete : high for one cycle per job, when its sums have become complete.
     o : the same sums in order, for the fire unit.
     """
@@ -177,7 +180,7 @@ class SumRegister(wiring.Component):
     -------
     i : a job's sums from the lanes, taken in the cycle in which the fire unit requests their first
         beat.
-    identities : identity spikes of the same jobs.
+    identities : identity spikes (those of the residual block's shortcut) of the same jobs.
     o : the same sums, for the fire unit.
     """
 

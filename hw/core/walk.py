@@ -22,7 +22,8 @@ _JOB_FIELDS = ("param", "slot", "target", "fresh", "end", "pool_first", "tail", 
 def slot_layout(config: Config) -> data.StructLayout:
     """Return the layout of a slot: one read of spike memory, the same in all banks.
 
-    - ``chunk``: the slot reads a chunk of a job's input spikes
+    - ``chunk``: the slot reads some of the input spikes of a job (output position, channel group
+      and timestep)
     - ``host``: one bit per bank, bank 0 lowest; each bank whose bit is set reads a granule (byte)
       for the host
     - ``bit``: address of the first bit to read
@@ -33,7 +34,7 @@ def slot_layout(config: Config) -> data.StructLayout:
 
     If neither ``chunk`` nor ``host`` is set, nothing is done with the bits that are read, with one
     exception: in a layer with a gate, the slot after the last chunk of a job reads the job's
-    identity spikes.
+    identity spikes, which are those of the residual block's shortcut.
     """
     widths = address_widths(config)
     return data.StructLayout(
@@ -71,12 +72,13 @@ def granule_layout(config: Config) -> data.StructLayout:
 
 
 class Walk(wiring.Component):
-    """Turn the steps of the loop nest into reads for the banks (slots) and jobs for the fire unit.
+    """Turn the steps of the loop nest into reads of spike memory (slots) and jobs for the fire
+    unit.
 
-    Each cycle has one slot, in which the banks read the chunk of inputs of a step, the identity
-    spikes of a job, a granule (byte) for the host, or nothing. Banks never refuse a slot: chunks
-    are only read while the banks and the queue of jobs have room for everything that has already
-    been read.
+    A job is one output position, group of output channels and timestep. Each cycle has one slot, in
+    which the banks read the chunk of inputs of a step, the identity spikes of a job, a granule
+    (byte) for the host, or nothing. Banks never refuse a slot: chunks are only read while the banks
+    and the queue of jobs have room for everything that has already been read.
 
     Identity spikes are those of a residual block's shortcut, which the gate at the end of the block
     needs. In a layer with a gate, each job takes one more slot to read them: the one after its last

@@ -34,9 +34,9 @@ def row_layout(config: Config) -> data.StructLayout:
     event (active input).
 
     ``weights`` has lane 0 in the lowest bits. ``add`` and ``last`` are as in
-    :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends its job; ``weights`` is
-    then 0, too. There is one exception: with SPRAM and without a queue of sums, ``weights`` may
-    then have any value, because the accumulators add only if ``add`` is set.
+    :func:`hw.core.scan.event_layout`. If ``add`` is 0, the event only ends the sums of an output
+    position; ``weights`` is then 0, too. There is one exception: with SPRAM and without a queue of
+    sums, ``weights`` may then have any value, because the accumulators add only if ``add`` is set.
     """
     return data.StructLayout(
         {

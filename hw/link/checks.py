@@ -33,7 +33,7 @@ def check_row_sizes(config: Config) -> None:
     """Check that a row of every memory fits into a frame.
 
     The length of a row in bytes must also be a power of two, because the gateware multiplies by it
-    with a shift. Every configuration has such lengths; this is only asserted.
+    with a shift. This holds for every configuration, and is only asserted.
 
     Raises
     ------

@@ -14,6 +14,6 @@ class ReplyByte(data.Struct):
     """One byte of a reply to send, or the marker of the reply's end."""
 
     byte: 8
-    """Undefined if ``end`` is set."""
+    """Byte to send; it has no meaning if ``end`` is set."""
     end: 1
     """Whether this item marks the reply's end; it then carries no byte."""

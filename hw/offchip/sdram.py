@@ -462,7 +462,7 @@ class SdramRows(wiring.Component):
         Parameters
         ----------
         running : output, a register: requests may be served.
-        quiet : input: no timing rule forbids to close all banks.
+        quiet : input: no timing rule forbids closing all banks.
         at_rest : input: no request is waiting.
         close_all, refresh, mode : outputs: the command is issued in this cycle.
         """

@@ -15,10 +15,12 @@ N_BANKS = 4
 """Number of banks of every supported chip."""
 
 REFRESH_BATCH = 8
-"""Number of refreshes that the controller postpones and then does at once, with all banks closed.
+"""Number of refreshes that the controller postpones and then performs in one batch, with all banks
+closed.
 
-The data sheets allow any distribution of the refreshes over the refresh period, also all of them in
-one burst. A batch closes and opens the banks only once."""
+The data sheets allow any distribution of the refreshes over the refresh period, even all of them
+together. With a batch, the banks are closed and opened only once.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class SdramChip:
 
     @property
     def address_bits(self) -> int:
-        """Number of address pins; bit 10 is needed to close all banks."""
+        """Number of address pins: at least 11, because pin 10 selects whether a precharge closes
+        all banks."""
         return max((self.rows - 1).bit_length(), 11)
 
     @property

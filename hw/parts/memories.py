@@ -7,11 +7,11 @@ simulation, which has none of these memories.
 SPRAM_DEVICES = frozenset({"iCE40UP5K", "iCE40UP3K"})
 """Devices with single-ported RAM (Lattice FPGA-DS-02008)."""
 SPRAM_BITS = 16
-"""Width of an SPRAM in bits."""
+"""Width of an SPRAM's port in bits."""
 SPRAM_DEPTH = 16384
 """Number of words of an SPRAM."""
 N_SPRAMS = 4
-"""Number of SPRAMs of a device."""
+"""Number of SPRAMs that each of these devices has."""
 
 BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
 """Shapes (depth, width in bits) of an ECP5's block RAM (Lattice FPGA-TN-02204), deepest first."""

@@ -80,7 +80,7 @@ def compare(routed: str, unpacked: str) -> str:
     Returns
     -------
     Text that says how much was compared: all arcs of all tiles, all words and modes of logic tiles,
-        and the contents of all block RAMs.
+    and the contents of all block RAMs.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 Each check, called a rung, compares one form of a board's network or device with the integer
 reference, exactly. The manifest of the bitstream records which rungs it has passed; a new bitstream
-has passed none. Rungs above the synthesis need no bitstream: they also check sources that have not
-been built yet.
+has passed none. The rungs for steps before synthesis need no bitstream: they also check sources
+that have not been built yet.
 """
 
 from __future__ import annotations

@@ -35,13 +35,16 @@ class Cell:
     pins: dict[str, Bit] = field(default_factory=dict)
 
     def number(self, parameter: str, default: int = 0) -> int:
-        """Return the value of a parameter that is written as a binary number; bits ``x`` count as
-        0."""
+        """Return the value of a parameter that is a binary number, in which bits ``x`` count as 0.
+
+        If the cell does not have the parameter, return ``default``.
+        """
         text = self.parameters.get(parameter, "").strip().replace("x", "0")
         return int(text, 2) if text else default
 
     def text(self, parameter: str, default: str = "") -> str:
-        """Return the value of a parameter that is a text."""
+        """Return the value of a parameter as text; ``default`` if the cell does not have the
+        parameter."""
         return self.parameters.get(parameter, default).strip()
 
     def bus(self, pin: str, width: int, separator: str = "_") -> list[Bit | None]:

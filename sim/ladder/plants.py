@@ -305,7 +305,7 @@ class Caught:
     rung: str | None
     """Name of the rung (check) that failed, or None if none did."""
     message: str
-    """Error message of the rung that failed; empty if none failed."""
+    """Error message of the check that failed; empty if none failed."""
 
     @property
     def as_expected(self) -> bool:

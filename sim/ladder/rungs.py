@@ -64,14 +64,14 @@ class Rung:
 
     name: str
     compares: str
-    """Short text that says what the rung compares."""
+    """Short text that says what this check compares."""
     catches: str
-    """Short text that names the faults which no rung above this one can find."""
+    """Short text that names the faults which no earlier check of the ladder can find."""
     run: Callable[[Climb], str]
     """Function that does the check and returns a text on what was compared. It raises
     :class:`sim.ladder.netlist.LadderError` if something differs."""
     lacking: tuple[str, ...] = ()
-    """Families of devices for which no tool exists that this rung needs."""
+    """Families of devices for which a tool that this check needs does not exist."""
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:

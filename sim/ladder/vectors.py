@@ -32,7 +32,8 @@ from sw.network.reference import Trace
 
 SHIPPED, FILLING = "shipped", "filling"
 MIN_FILL = 0.7
-"""Smallest share of weight memory that the network which is meant to fill it must take."""
+"""Smallest share of weight memory that must be taken by the network that is generated to fill
+it."""
 MAX_DRAWS = 40
 """Largest number of random networks that are tried until one fits the device."""
 

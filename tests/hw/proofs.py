@@ -18,7 +18,8 @@ from amaranth.lib import wiring
 from hw.tools.verilog import ToolError, run_yosys, to_rtlil
 
 MAX_STEPS = 12
-"""Largest number of steps of an induction, and of cycles within which a cover must become high."""
+"""Largest number of steps of an induction, and number of cycles within which each cover (an output
+that shows that something happens) must become high."""
 
 _PREPARE = """
 read_rtlil {rtlil}

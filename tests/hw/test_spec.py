@@ -192,10 +192,10 @@ def test_leaks_of_several_shifts() -> None:
 
 
 def test_every_leak_is_monotone() -> None:
-    """Check that a larger membrane never leaves less after a leak, and that a leak never adds to
-    one.
+    """Check that of two membranes the larger one stays at least as large after a leak.
 
-    The proof that nothing overflows (:mod:`sw.network.bounds`) relies on both.
+    Also check that a leak never increases the absolute value. The proof that nothing overflows
+    (:mod:`sw.network.bounds`) relies on both.
     """
     # A period of the largest shift, and both sides of 0.
     membranes = np.arange(-(1 << MAX_LEAK_SHIFT) - 9, (1 << MAX_LEAK_SHIFT) + 9)
@@ -261,10 +261,10 @@ def test_floating_point_resets_are_exact(reset: Reset) -> None:
 
 @pytest.mark.parametrize("reset", Reset)
 def test_resets_are_monotone_and_never_raise_a_membrane(reset: Reset) -> None:
-    """Check that a larger membrane never leaves less after a reset, and that a reset never adds to
-    one.
+    """Check that of two membranes the larger one stays at least as large after a reset.
 
-    The proof that nothing overflows (:mod:`sw.network.bounds`) relies on both.
+    Also check that a reset leaves a value from 0 to the membrane. The proof that nothing overflows
+    (:mod:`sw.network.bounds`) relies on both.
     """
     membranes = np.arange(7, 100)
     left = after_spike(membranes, 7, reset)

@@ -110,8 +110,8 @@ def test_each_board_runs_what_fits(board: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in zoo.load() if e.board], ids=lambda e: e.name)
 def test_every_network_on_the_smallest_board_that_it_fits(entry: zoo.Entry) -> None:
-    """Check each network of the zoo, at its own weight width, on the smallest board that it
-    fits."""
+    """Check each shipped network of the collection (zoo), at its own weight width, on the smallest
+    board that it fits."""
     assert entry.board is not None
     board = entry.board.partition("/")[0]
     path = zoo.FOLDER / f"{entry.name}.pt"

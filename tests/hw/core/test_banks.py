@@ -24,8 +24,8 @@ from tests.streams import simulate
 WEIGHT_ROWS = 64
 SPIKE_BYTES = 128
 READ_ONLY = SPIKE_BYTES // 2
-"""Address of the first granule (byte of spikes) that no job reads, so that tests may write it while
-jobs run."""
+"""Address of the first granule (byte of spikes) that is no input of the tests' jobs (output
+positions), so that it may be written while they run."""
 
 
 def build(banks: int, *, lanes: int = 0, fire_lanes: int = 0, sum_queue: int = 16) -> Config:
@@ -56,7 +56,8 @@ BUILDS = {
 
 @pytest.mark.parametrize("seed", range(6))
 def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
-    """Check that ``Join`` counts a job one cycle after the slower of two banks has completed it."""
+    """Check that ``Join`` counts a job (output position) one cycle after the slower of two banks
+    has completed it."""
     config, rng = build(2), random.Random(seed)
     most = config.sum_queue + 1
     dut = Join(config)
@@ -83,7 +84,7 @@ def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Slot (one cycle's read of spike memory) that reads a chunk of a job's inputs."""
+    """Slot (one cycle's read of spike memory) that reads a chunk (some of a job's inputs)."""
 
     bit: int
     weight: int
@@ -94,11 +95,13 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Job (output position, channel group and timestep): its slots, and how its sums are read."""
+    """Job (output position, channel group and timestep): its reads of inputs, and how its sums are
+    read."""
 
     chunks: list[Chunk]
     identity: int
-    """Address of the granule (byte of spikes) with the job's first identity spikes."""
+    """Address of the granule (byte of spikes) with the first spikes of the residual block's
+    shortcut."""
     tail: bool
     plane: bool
     n_beats: int
@@ -156,7 +159,7 @@ class Model:
         return rows
 
     def sums(self, job: Job) -> np.ndarray:
-        """Return the sums of a job over all banks, one per lane.
+        """Return the sums of a job (one output position) over all banks, one per lane.
 
         If the job reads bit-planes of pixels, each bank has one, which counts twice as much as that
         of the next bank.
@@ -175,8 +178,8 @@ class Model:
         )
 
     def identity(self, job: Job) -> np.ndarray:
-        """Return the identity spike of each lane; lane ``l`` has its spike in bank ``l %
-        banks``."""
+        """Return the spike of the residual block's shortcut for each lane; lane ``l`` has it in
+        bank ``l % banks``."""
         lanes = np.arange(self.config.lanes)
         bits = 8 * job.identity + lanes // self.config.banks
         return self.spikes[lanes % self.config.banks, bits]
@@ -186,7 +189,7 @@ def random_layer(rng: random.Random) -> dict:
     """Return the fields of a random layer: how a window of spikes is read and which weights belong
     to it.
 
-    All addresses that these fields lead to exist.
+    All addresses that result from these fields are valid.
     """
     n_pieces = 2
     granule_rows = rng.choice((0, 1, 2, 3, 3))
@@ -221,9 +224,10 @@ def random_job(rng: random.Random, config: Config, *, planes: bool) -> Job:
 
 
 class Bench:
-    """Test bench for the chain of banks, which takes the place of the walk and of the fire unit.
+    """Test bench for the chain of banks, in place of the units before and after it (walk and fire
+    unit).
 
-    It sends slots and writes to the banks, and compares all outputs with :class:`Model`.
+    It sends reads and writes to the banks, and compares all outputs with :class:`Model`.
     """
 
     def __init__(self, config: Config, seed: int, *, density: float = 0.2):
@@ -279,7 +283,8 @@ class Bench:
         await ctx.tick()
 
     def garbage(self) -> dict[str, int]:
-        """Return random values for the fields of a slot that reads nothing."""
+        """Return random values for the fields of a slot (one cycle's command to read spikes) that
+        reads nothing."""
         rng = self.rng
         return {
             "chunk": 0,
@@ -291,11 +296,12 @@ class Bench:
         }
 
     async def walk(self, ctx, jobs: list[Job], *, gated: bool, stall: float, host: float) -> None:
-        """Send the slots of jobs, as the walk does.
+        """Send a read of spike memory (slot) to the banks in each cycle, for one job after another.
 
-        A slot reads a chunk if all banks have room for one, or a job's identity spikes (if
-        ``gated``), or, with probability ``host``, a granule for the host. With probability
-        ``stall`` a cycle's slot is not used.
+        A slot reads some of a job's inputs, if all banks have room for them, or spikes of the
+        residual block's shortcut (if ``gated``), or, with probability ``host``, a byte for the
+        host. With probability ``stall`` a cycle's slot is not used. A job is one output position,
+        channel group and timestep.
         """
         dut, rng = self.dut, self.rng
         for job in jobs:
@@ -323,10 +329,11 @@ class Bench:
     async def fire(
         self, ctx, jobs: list[Job], *, gated: bool, stall: float, late: bool = False
     ) -> None:
-        """Read the sums of jobs beat by beat, as the fire unit does, and compare them with the
+        """Read the sums of jobs (output positions) as the fire unit does, and compare them with the
         model.
 
-        If ``late``, begin only when the banks' queues are full.
+        In each cycle, ``fire_lanes`` sums are read. If ``late``, begin only when the banks' queues
+        are full.
         """
         config, dut, rng = self.config, self.dut, self.rng
         due: deque = deque([None] * (config.param_latency - 1))
@@ -370,8 +377,8 @@ class Bench:
                 assert value == self.reads.popleft()
 
     async def count_reads(self, ctx) -> None:
-        """Compare the number of rows of weights that the banks report as read with what the jobs
-        need."""
+        """Compare the number of rows of weights that the banks report as read with the number of
+        active inputs."""
         async for _, _, real, tail in ctx.tick().sample(self.dut.n_real, self.dut.n_tail):
             self.n_reads["real"] -= real
             self.n_reads["tail"] -= tail
@@ -390,8 +397,7 @@ class Bench:
 
 
 def run_layers(bench: Bench, layers: list[dict]) -> None:
-    """Run layers one after another, while slots are sent and sums are taken at independent
-    speeds."""
+    """Run layers one after another; inputs are read and sums are taken at independent speeds."""
     ready = []
 
     async def walk(ctx):
@@ -428,10 +434,11 @@ def run_layers(bench: Bench, layers: list[dict]) -> None:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_sums_over_all_banks(build: str) -> None:
-    """Check the sums of random jobs, with and without gate, with spikes or bit-planes as input.
+    """Check the sums of random output positions, with and without gate, with spikes or bit-planes
+    as input.
 
-    The host reads meanwhile. Some jobs have no active input in one bank or in all of them. At first
-    the queues become full; later the banks wait for slots.
+    The host reads meanwhile. Some positions have no active input in one bank or in all banks. At
+    first the queues become full; later the banks wait for inputs.
     """
     config = BUILDS[build]
     bench = Bench(config, seed=len(build))
@@ -524,7 +531,7 @@ def test_words_and_granules(build: str) -> None:
 
 @pytest.mark.parametrize("build", ["1 bank, no queue", "1 bank", "2 banks"])
 def test_an_abort_drops_everything(build: str) -> None:
-    """Check that an abort at any time leaves no sums, and that later jobs have the right sums."""
+    """Check that an abort at any time leaves no old sums, and that later sums are right."""
     config = BUILDS[build]
     bench = Bench(config, seed=70 + len(build))
     dut, rng = bench.dut, bench.rng

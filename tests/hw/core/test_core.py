@@ -30,7 +30,7 @@ CONFIG = Config(
 
 
 def network(*, timesteps: int = 2, channels: int = 8, size: int = 6, bias: int = 0) -> Network:
-    """Return a network of two 3x3 layers, the second one gated, and a classifier."""
+    """Return a network of two 3x3 convolutions, the second one with a gate, and a classifier."""
     rng = np.random.default_rng(1)
 
     def layer(name: str, source: str, **options) -> Layer:
@@ -70,7 +70,7 @@ def network(*, timesteps: int = 2, channels: int = 8, size: int = 6, bias: int =
 
 
 class Bench:
-    """Access to the bus of a core in Amaranth's simulator."""
+    """Access to the bus of a core in Amaranth's simulator: writes, runs, reads."""
 
     def __init__(self, dut: Core, program: Program, ctx, stall: float = 0.0):
         self.dut, self.program, self.ctx = dut, program, ctx
@@ -130,7 +130,7 @@ def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config 
     Returns
     -------
     The compiled program, the reported result, the spikes of each map and the counters of each
-        layer.
+    layer.
     """
     program = compile_network(net, config)
     dut = Core(config)

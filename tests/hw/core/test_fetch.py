@@ -34,18 +34,20 @@ LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
 latest."""
 
 JOBS_BEHIND = 8
-"""Number of further jobs that may end after a job, one per cycle, before its identity spikes are
-taken. They are in the scanner, in weight memory and in the lanes."""
+"""Number of further jobs (output positions) that may end, one per cycle, before the shortcut's
+spikes (identity spikes) of a job are taken. They are in the scanner, in weight memory and in the
+lanes."""
 
 SILENT = 1
 """Address of a window of spike memory in which no bit is set."""
 
 
 def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
-    """Return (bits, index, last) of every chunk that the merger must keep.
+    """Return (bits, index, last) of every chunk (inputs read in one cycle) that the merger must
+    keep.
 
-    It keeps the chunks with a spike, and the last chunk of a job without any spike. ``last`` marks
-    the last chunk of a job that is kept.
+    It keeps the chunks with a spike, and the last chunk of a job (output position) without any
+    spike. ``last`` marks the last chunk of a job that is kept.
     """
     result, number = [], 0
     for job in jobs:
@@ -58,10 +60,11 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """Check that the merger drops chunks without a spike and marks the last kept chunk of each job.
+    """Check that the merger drops chunks (groups of inputs) without a spike and marks each job's
+    last one.
 
-    A job's last kept chunk leaves one cycle after the job's last chunk has arrived; if that chunk
-    is silent, in the same cycle.
+    A job is one output position. Its last chunk that is kept leaves in the cycle after its last
+    chunk arrives.
     """
     rng = random.Random(seed)
     jobs = [
@@ -123,8 +126,8 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 class Case:
     """Layer to run, and stalls of the units that are connected to the fetch unit.
 
-    Slots arrive ``bank`` cycles later than in bank 0. After ``abort_after`` chunks the layer is
-    aborted and begins again.
+    Reads of spike memory (slots) arrive ``bank`` cycles later than in bank 0. After ``abort_after``
+    chunks (reads of inputs) the layer is aborted and begins again.
     """
 
     seed: int
@@ -204,8 +207,8 @@ def check(case: Case, config: Config = CONFIG) -> None:
             ctx.set(dut.window, pipeline[-1])
 
     async def walk(ctx):
-        """Send slots as the walk does, which is ``bank`` cycles away from the fetch unit in both
-        directions."""
+        """Send reads of spike memory (slots) to the bank; signals take ``bank`` cycles in each
+        direction."""
         rng_feed = random.Random(0)
         nothing = {"chunk": 0, "host": 0}
         under_way = deque([nothing] * case.bank)
@@ -261,7 +264,8 @@ def check(case: Case, config: Config = CONFIG) -> None:
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
 
     async def identity_spikes(ctx):
-        """Take the identity spikes of each job at the time at which its sums would be complete."""
+        """Take the shortcut's spikes (identity spikes) of each output position when its sums would
+        be complete."""
         for job, spikes in enumerate(identities.values()):
             while n_ended < min(job + 1 + JOBS_BEHIND, case.n_jobs):
                 await ctx.tick()
@@ -294,10 +298,10 @@ def check(case: Case, config: Config = CONFIG) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
 def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
-    """Check that the chunks with a spike arrive in order, and the identity spikes once per job.
+    """Check that chunks (groups of inputs) with a spike arrive in order.
 
-    In a layer that takes pixels, all timesteps after the bit-planes count as chunks without a
-    spike.
+    The shortcut's spikes (identity spikes) arrive once per job (output position and timestep). In a
+    layer that takes pixels, all timesteps after the bit-planes count as chunks without a spike.
     """
     check(
         Case(
@@ -321,10 +325,11 @@ def test_every_bank(bank: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
-    """Check that no chunk and no identity spike is lost while the scanner takes nothing for 150
+    """Check that no chunk of inputs and no shortcut's spike is lost while the scanner stops for 150
     cycles.
 
-    This includes layers without any spike. The layers have more jobs than the queue has places.
+    This includes layers without any spike. The layers have more output positions than the queue has
+    places.
     """
     check(
         Case(
@@ -342,11 +347,11 @@ def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) 
 @pytest.mark.parametrize("bank", [0, 7])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
-    """Check that no chunk is lost when the queue fills up while as many chunks as possible are
-    under way.
+    """Check that no chunk of inputs is lost when the queue fills up while the pipeline is as full
+    as possible.
 
-    Every chunk has a spike, and one arrives per cycle. With odd seeds, two chunks are silent, so
-    that the merger holds an active one back for longer.
+    Every chunk has a spike, and one arrives per cycle. With odd seeds, two chunks have no spike, so
+    that the merger holds the one before them back for longer.
     """
     begin = 10 + seed + CONFIG.chunk_room(bank) - CONFIG.chunk_room(0)
     case = Case(
@@ -363,16 +368,17 @@ def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
 
 @pytest.mark.parametrize("abort_after", range(3, 9))
 def test_an_abort_leaves_nothing(abort_after: int) -> None:
-    """Check that chunks of an aborted layer do not arrive later, and that those of the next layer
-    do."""
+    """Check that chunks of inputs of an aborted layer do not arrive later, and that those of the
+    next layer do."""
     check(Case(seed=abort_after, gated=True, density=0.8, abort_after=abort_after, scan_stall=0.2))
 
 
 def test_cycles_from_slot_to_chunk() -> None:
-    """Check that a job's last chunk takes the number of cycles that ``hw.spec`` states, from slot
-    to queue.
+    """Check the cycles from a read of spike memory (slot) until a job's last inputs (chunk) leave
+    the queue.
 
-    Chunks follow one per cycle, and identity spikes arrive no later than their job's last chunk.
+    The number is that of ``hw.spec``. Chunks follow one per cycle. The shortcut's spikes (identity
+    spikes) arrive no later than their job's last chunk.
     """
     n_chunks = CHUNK_DEPTH - 2
     dut = Fetch(CONFIG)

@@ -70,8 +70,8 @@ class LayerCase:
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
     sums: list[tuple[list[int], int]] = field(default_factory=list)
-    """Pair of sums over all banks (one per lane) and identity spikes (one bit per lane), for each
-    job."""
+    """For each job (output position, channel group and timestep): sums over all banks, one per
+    lane, and spikes of the shortcut, one bit per lane."""
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
@@ -200,7 +200,8 @@ def firing_layer(
 
 
 def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: int) -> LayerCase:
-    """Return an output layer of random jobs with its expected logits; some jobs have all sums 0."""
+    """Return an output layer with random sums, some of them all 0, together with its expected
+    logits."""
     n_beats = config.fire_beats if n_groups > 1 else -(-tail_lanes // config.fire_lanes)
     case = LayerCase(
         header={
@@ -292,7 +293,8 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     sums: dict = {}
 
     async def sum_queue(ctx):
-        """Offer the sums of jobs, sometimes late, and deliver them beat by beat."""
+        """Offer the sums of jobs (output positions), sometimes late, and deliver ``fire_lanes`` of
+        them per cycle."""
         n = config.fire_lanes
 
         def garbage() -> tuple[list[int], int]:
@@ -480,7 +482,7 @@ def test_a_job_per_cycle() -> None:
 @pytest.mark.parametrize("kind", ["spikes", "pixels"])
 @pytest.mark.parametrize("fire_lanes", [8, 16])
 def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
-    """Check that a neuron's next job may begin ``membrane_latency`` cycles later, but not one
+    """Check that a neuron's next timestep may begin ``membrane_latency`` cycles later, but not one
     earlier.
 
     One cycle earlier it reads the old membrane.
@@ -533,7 +535,8 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:
-    """Check that a job begins only when both the job and its sums are available."""
+    """Check that a job (output position, channel group, timestep) begins only when its sums are
+    available, too."""
     config = build(4)
     dut = FireUnit(config)
 

@@ -11,7 +11,7 @@ from hw.spec import Config, signed_range
 from tests.streams import get, simulate, stays_valid, wait_until
 
 MOST_EVENTS = 20
-"""Largest number of active inputs of a job."""
+"""Largest number of active inputs of an output position in these tests."""
 
 
 def build(sum_queue: int, weight_bits: int = 8, banks: int = 1) -> Config:
@@ -34,7 +34,8 @@ QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Row of weights to add for one active input; or the mark of a job's end, or both."""
+    """Row of weights to add for one active input; or the mark that an output position's sums are
+    complete; or both."""
 
     weights: list[int]
     add: bool
@@ -65,7 +66,7 @@ def random_event(rng: random.Random, config: Config, *, add: bool, last: bool) -
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
-    """Return the events of random jobs.
+    """Return the events (rows of weights) of random jobs (output positions).
 
     A job without active inputs has one event, which only ends it. The end of any other job comes
     with its last active input, or in an event of its own.
@@ -89,7 +90,7 @@ def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event
 
 
 def sums_of(events: list[Event]) -> list[list[int]]:
-    """Return the sums of each job, one per lane."""
+    """Return the sums of each job (output position), one per lane."""
     jobs, total = [], [0] * len(events[0].weights)
     for event in events:
         if event.add:
@@ -101,7 +102,7 @@ def sums_of(events: list[Event]) -> list[list[int]]:
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """Send events whenever the lanes are ready, with gaps in which ``valid`` is low and the weights
+    """Send events (rows of weights) whenever the lanes are ready, with pauses in which the weights
     are random."""
     for event in events:
         while rng.random() < gaps:
@@ -119,8 +120,8 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 @pytest.mark.parametrize("stall", [0.0, 0.6])
 def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> None:
-    """Check, without a queue of sums, that sums wait until they are taken and that rows wait
-    meanwhile."""
+    """Check, without a queue of sums, that sums wait until they are taken, and rows of weights
+    behind them, too."""
     config = build(0, weight_bits)
     rng = random.Random(weight_bits)
     events = random_events(rng, config, 40)
@@ -147,10 +148,10 @@ def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> 
     [(0, 8, 1), (0, 4, 1), (16, 8, 1), (16, 4, 1), (16, 8, 2), (16, 2, 4)],
 )
 def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: float) -> None:
-    """Check that the lanes take an event per cycle if sums are taken at once, even if each is a
-    whole job.
+    """Check that the lanes take a row of weights per cycle if sums are taken at once.
 
-    With a queue, the sums of a job leave in the cycle of its last event.
+    This holds even if each row is that of another output position (job). With a queue, the sums of
+    a job leave in the cycle of its last row.
     """
     config, rng = build(sum_queue, weight_bits, banks), random.Random(banks)
     events = [random_event(rng, config, add=n % 3 > 0, last=True) for n in range(20)]
@@ -181,7 +182,7 @@ def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: 
 def test_with_a_queue_sums_never_wait() -> None:
     """Check that lanes with a queue of sums deliver sums even while ``sums.ready`` is low.
 
-    The scanner reserves a place in the queue before a job ends, so that there is always room.
+    The scanner reserves a place in the queue for each sum in advance, so that there is always room.
     """
     config, rng = build(16), random.Random(2)
     events = random_events(rng, config, 10)
@@ -204,9 +205,10 @@ def test_with_a_queue_sums_never_wait() -> None:
 
 
 def test_without_a_queue_rows_wait_for_sums() -> None:
-    """Check, without a queue of sums, that rows wait while a job's sums have not been taken.
+    """Check, without a queue of sums, that rows of weights wait until the sums before them are
+    taken.
 
-    In the cycle in which they are taken, the next job begins, with accumulators at 0.
+    In the cycle in which they are taken, the next sums begin, with accumulators at 0.
     """
     config = build(0)
     dut = Lanes(config)
@@ -238,8 +240,7 @@ def test_without_a_queue_rows_wait_for_sums() -> None:
 @pytest.mark.parametrize("complete", [False, True])
 @QUEUES
 def test_clear_drops_the_sums(sum_queue: int, complete: bool) -> None:
-    """Check that ``clear`` drops the sums of a job in progress, and those of a complete job that
-    wait."""
+    """Check that ``clear`` drops incomplete sums, and complete sums that wait to be taken."""
     config = build(sum_queue)
     dut = Lanes(config)
 

@@ -174,8 +174,7 @@ def test_longest_loop() -> None:
 @pytest.mark.parametrize("banks", [1, 2, 4, 8])
 @pytest.mark.parametrize("seed", range(3))
 def test_phases_of_pixels(seed: int, banks: int) -> None:
-    """Check the phase of each job of a layer that takes pixels: bit-planes, first timestep, later
-    ones.
+    """Check the phases of a layer that takes pixels: bit-planes, first timestep, later timesteps.
 
     Each bank takes a bit-plane of its own, so that one iteration covers ``banks`` planes.
     """

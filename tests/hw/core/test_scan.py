@@ -12,8 +12,8 @@ from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
 Event = tuple[int, int, int, int]
-"""Event of the scanner: index of a row of weights (0 if no input is active), ``add``, ``last``,
-``tail``."""
+"""Event of the scanner (an active input): index of a row of weights (0 if no input is active),
+``add``, ``last``, ``tail``."""
 
 ALL_ROWS = 3
 """Value of ``granule_rows`` for a layer in which each of a granule's 8 bits has a row of weights;
@@ -31,10 +31,11 @@ def random_chunks(
     granule_rows: int = ALL_ROWS,
     silent: float = 0.2,
 ) -> list[Chunk]:
-    """Return the chunks (groups of inputs) of ``n_jobs`` random jobs: sparse, dense and full ones.
+    """Return the chunks (groups of inputs) of ``n_jobs`` random output positions (jobs).
 
-    A job has no active input with probability ``silent``; it then has one chunk, which is empty.
-    Bits of a granule (byte) that have no row of weights are never set.
+    The chunks are sparse, dense or full. A job has no active input with probability ``silent``; it
+    then has one chunk, which is empty. Bits of a granule (byte) that have no row of weights are
+    never set.
     """
     n_bits = config.chunk_bits
     used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]
@@ -63,8 +64,10 @@ def random_chunks(
 def events_of(
     chunks: list[Chunk], piece_weights: list[int], granule_rows: int = ALL_ROWS
 ) -> list[Event]:
-    """Return every event that the scanner must emit: one for each active input, and one for each
-    empty chunk."""
+    """Return every event that the scanner must emit for chunks (groups of inputs) of several jobs.
+
+    There is one event for each active input, and one for each empty chunk.
+    """
     events = []
     for chunk in chunks:
         active = [i for i in range(chunk["bits"].bit_length()) if chunk["bits"] >> i & 1]
@@ -79,8 +82,8 @@ def events_of(
 
 
 def event_of(event) -> Event:
-    """Return an event of the scanner as a tuple; the row index of an event that adds nothing
-    becomes 0."""
+    """Return an event (an active input's row of weights) as a tuple; the row of an event that adds
+    nothing is 0."""
     row = event.weight if event.add else 0
     return row, event.add, event.last, event.tail
 
@@ -95,7 +98,8 @@ def run(
     hold: float = 0,
     seed: int = 0,
 ) -> list[tuple[int, Event]]:
-    """Run a scanner and return the cycle of each event, and the event.
+    """Run a scanner on chunks of inputs; return the cycle of each event (active input), and the
+    event.
 
     In each cycle, the next chunk is late with probability ``stall``, and the next stage is not
     ready with probability ``hold``.
@@ -132,7 +136,8 @@ def run(
 def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
     """Check that each active input has one event, in order.
 
-    A job without active inputs has one event, which adds nothing and ends the job.
+    A job (output position) without active inputs has one event, which adds nothing and ends the
+    job.
     """
     rng = random.Random(10 * seed + chunk_bits)
     config = build(chunk_bits)
@@ -147,7 +152,7 @@ def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
 @pytest.mark.parametrize("granule_rows", range(ALL_ROWS + 1))
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
-    """Check the row index of each event if only the lowest 1, 2, 4 or 8 bits of a granule (byte)
+    """Check the rows of weights if only the lowest 1, 2, 4 or 8 bits of a granule (byte of spikes)
     are inputs.
 
     The other bits of the granule are never set, and have no row of weights.
@@ -169,9 +174,10 @@ def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
 
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
-    """Check that an event leaves in every cycle, also between pieces, chunks and jobs.
+    """Check that an active input leaves in every cycle, also at the borders of chunks and output
+    positions.
 
-    A job without active inputs takes one cycle, as an active input does.
+    An output position (job) without active inputs takes one cycle, as an active input does.
     """
     rng = random.Random(chunk_bits)
     top = chunk_bits - 1
@@ -189,8 +195,8 @@ def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
 
 
 def test_a_stall_costs_its_own_cycles_only() -> None:
-    """Check that stalls delay events but cost no further cycles: each advance of the pipeline emits
-    one."""
+    """Check that stalls delay active inputs but cost no further cycles: each advance of the
+    pipeline emits one."""
     rng = random.Random(6)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -217,8 +223,8 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_events_only_with_room(seed: int) -> None:
-    """Check that an event enters the pipeline only in cycles with ``room``, and leaves three cycles
-    later."""
+    """Check that an active input enters the pipeline only in cycles with ``room``, and leaves three
+    cycles later."""
     rng = random.Random(seed)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -249,8 +255,10 @@ def test_events_only_with_room(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Check that events of an aborted job do not come out later, and that the next job is
-    complete."""
+    """Check that active inputs of an aborted job (output position) do not come out later.
+
+    The next job is complete.
+    """
     rng = random.Random(seed)
     config = build(32)
     before = random_chunks(rng, config, 4, silent=0)

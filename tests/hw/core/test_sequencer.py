@@ -141,7 +141,8 @@ def test_layers_one_after_the_other(build: int) -> None:
 
 
 def test_the_last_spikes_are_counted() -> None:
-    """Check that spikes of the two cycles after ``finished`` are counted, and none after that."""
+    """Check that spikes of the two cycles after the end of a layer (signal ``finished``) count, and
+    no later ones."""
     dut = Sequencer(BUILDS[0])
 
     async def bench(ctx):

@@ -33,7 +33,7 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
     """Write random runs of granules (bytes), one run per cycle; return the whole memory as one
     integer.
 
-    A run is at most as long as what a bank stores of one job's output spikes.
+    A run is at most as long as the output spikes that the bank receives in one cycle.
     """
     n_bits = 8 * config.spike_bytes
     memory = 0
@@ -133,8 +133,10 @@ def test_pieces_of_several_rows(lanes: int, banks: int, chunk_bits: int) -> None
 
 
 def test_a_write_is_seen_three_cycles_later() -> None:
-    """Check that a read sees a write from three cycles after it on, even if it read the same byte
-    before."""
+    """Check that a read that begins at least three cycles after a write returns the new contents.
+
+    This holds even if the same byte was read in every cycle before the write.
+    """
     dut = SpikeMemory(Config(spike_bytes=256))
 
     async def bench(ctx):

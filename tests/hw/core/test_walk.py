@@ -23,7 +23,8 @@ Step = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Layer to run, and stalls of the units that are connected to the walk.
+    """Layer to run, and stalls of the units that are connected to the walk
+    (:class:`hw.core.walk.Walk`).
 
     ``room_stall`` is the probability that the banks have no room in a cycle.
     """
@@ -43,7 +44,8 @@ class Case:
 def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
     """Return the random steps of a layer.
 
-    All steps of a job have equal fields, apart from ``source``, ``weight`` and ``cut``.
+    All steps of a job (output position, channel group and timestep) have equal fields, apart from
+    ``source``, ``weight`` and ``cut``.
     """
     widths = address_widths(config)
     steps = []
@@ -69,10 +71,10 @@ def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
 
 
 def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
-    """Return the expected slots of a layer, in order.
+    """Return the expected slots (reads of spike memory) of a layer, in order.
 
-    A slot is given as the fields of a chunk; or, after each job of a gated layer, as the address of
-    the job's identity spikes.
+    A slot reads some inputs, and is given as its fields; or, after each output position of a layer
+    with a gate, it reads the shortcut's spikes, and is given as their address.
     """
     slots: list[dict[str, int] | int] = []
     for step in steps:
@@ -91,15 +93,17 @@ def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
 
 
 def job_of(step: Step) -> dict[str, int]:
-    """Return the fields of the job that the walk must queue after the job's last step."""
+    """Return the fields of the job (output position) that must be queued after its last step."""
     fields = ("target", "param", "slot", "fresh", "pool_first", "tail", "phase", "end")
     writes = step["pool_last"] and step["phase"] != Phase.PLANE
     return {name: step[name] for name in fields} | {"pool_last": writes}
 
 
 def check(case: Case, config: Config = CONFIG) -> list[str]:
-    """Run a layer and compare all slots and jobs; return for each cycle what its slot was used
-    for."""
+    """Run a layer, and compare all slots (reads of spike memory) and jobs (output positions).
+
+    Return for each cycle what its slot was used for.
+    """
     rng = random.Random(case.seed)
     steps = random_steps(rng, case, config)
     slots = slots_of(steps, case.gated)
@@ -206,7 +210,8 @@ def test_any_number_of_banks(banks: int) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_one_slot_per_cycle(gated: bool) -> None:
-    """Check that a layer takes one slot per chunk and, if it has a gate, one more per job."""
+    """Check that a layer takes one cycle per read of inputs and, with a gate, one more per output
+    position."""
     case = Case(seed=7, n_jobs=40, gated=gated)
     uses = check(case)
     used = uses[uses.index("chunk") :]
@@ -216,7 +221,8 @@ def test_one_slot_per_cycle(gated: bool) -> None:
 
 
 def test_the_host_costs_its_own_slots_only() -> None:
-    """Check that the host's reads delay a layer only by the slots that they take themselves."""
+    """Check that the host's reads of spikes delay a layer only by the cycles that they take
+    themselves."""
     uses = check(Case(seed=8, n_jobs=80, gated=True, host_reads=40))
     last = max(cycle for cycle, use in enumerate(uses) if use == "chunk")
     used = uses[uses.index("chunk") : last]
@@ -227,9 +233,10 @@ def test_the_host_costs_its_own_slots_only() -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
-    """Check that no job is lost while the fire unit takes nothing for a long time.
+    """Check that no job (output position) is lost while the fire unit takes nothing for a long
+    time.
 
-    With one chunk per job, a job begins and ends in every cycle.
+    With one read of inputs per job, a job begins and ends in every cycle.
     """
     case = Case(
         seed=n_chunks,
@@ -244,7 +251,8 @@ def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
-    """Check that a job enters the queue in the cycle of its last chunk's slot.
+    """Check that a job (output position) enters the queue in the cycle in which its last inputs are
+    read.
 
     It can be taken as soon as the latency of the queue allows.
     """
@@ -276,7 +284,7 @@ def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Check that jobs and identity spikes of an aborted layer do not come later.
+    """Check that no jobs (output positions) and shortcut's spikes of an aborted layer come later.
 
     All jobs of the next layer come.
     """

@@ -177,10 +177,11 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> None:
-    """Check that a row waits until the next stage is ready, and that an abort drops all rows under
-    way.
+    """Check that a row waits until the next stage is ready, and that an abort drops all rows in the
+    pipeline.
 
-    An event that arrives in the cycle of the abort is dropped, too; one in the next cycle is kept.
+    An active input (event) that arrives in the cycle of the abort is dropped, too; one in the next
+    cycle is kept.
     """
     dut, fragment = built(config, device, monkeypatch)
     # Lanes without a queue of sums look at `add`.

@@ -95,7 +95,7 @@ class Proof(wiring.Component):
         Returns
         -------
         Number of the first such cycle and True; or the number of cycles that were searched, and
-            False.
+        False.
         """
         names = [*self._inputs, "bad"]
         ports = {name: (getattr(self, name), None) for name in names}

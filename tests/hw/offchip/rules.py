@@ -16,7 +16,8 @@ from hw.offchip.timing import N_BANKS, REFRESH_BATCH, SdramCycles
 
 
 class Since:
-    """Counter of the cycles since an event; it stops at ``most``, and starts with that value."""
+    """Counter of the cycles since ``event`` was last high; it stops at ``most``, and starts with
+    that value."""
 
     def __init__(self, m: Module, event: Value, most: int):
         # In the cycle after the event the count is 1.

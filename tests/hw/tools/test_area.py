@@ -64,7 +64,10 @@ def test_more_lanes_keep_the_bits_of_weight_memory():
 
 @pytest.fixture
 def yosys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
-    """Fake synthesis, with 30 LUTs and 7 more per lane; return the configurations synthesised."""
+    """Replace synthesis by a fake whose result has 30 LUTs and 7 more per lane.
+
+    Return the list to which the fake adds each configuration that is synthesised.
+    """
     seen = []
 
     def netlist(board: str, config: Config) -> Netlist:
