@@ -43,12 +43,17 @@ BRIDGES = (
         pid=0x6010,
         interface=1,
         boards=(
-            *("icebreaker", "ice40-hx8k", "tang-nano-20k"),
+            *("icebreaker", "ice40-hx8k", "tang-nano-20k", "tang-20k-sdram"),
             *(name for name in SHIPPED if name in ("arty-a7-100t", "basys3")),
         ),
     ),
     # DAPLink on the extension board of the Colorlight i5.
-    Bridge(vid=0x0D28, pid=0x0204, interface=None, boards=("colorlight-i5",)),
+    Bridge(
+        vid=0x0D28,
+        pid=0x0204,
+        interface=None,
+        boards=("colorlight-i5", "colorlight-sdram"),
+    ),
 )
 """USB bridges of all known boards that have a USB serial port."""
 
