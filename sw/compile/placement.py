@@ -44,8 +44,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     """Return the distance in bits between rows of the input map, which the host writes.
 
     ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
-    half times this number, if a chunk can then hold more rows of the kernel. Every row of the
-    kernel must fit a piece (:func:`_is_short`).
+    half times this number, if a chunk (the input bits that are read in one cycle) can then hold
+    more rows of the kernel. Every row of the kernel must have at most ``PIECE_BITS`` bits.
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]

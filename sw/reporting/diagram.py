@@ -104,8 +104,8 @@ def granularity(layer: Layer) -> str:
     """Return a text that says along which axes a layer's weights vary.
 
     The result is ``"per position"``, ``"per timestep"``, ``"per position and per timestep"``, or
-    ``"shared"`` if all positions and timesteps have the same weights. In an output layer, every
-    element of the kernel counts as a position.
+    ``"shared"`` if all positions and timesteps have the same weights. The kernel of an output
+    layer covers its whole input map, so its weights vary per position unless it is 1x1.
     """
     t, y, x, _, _, ky, kx = layer.weight.shape
     parts = []
