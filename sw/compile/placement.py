@@ -45,7 +45,7 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
     ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
     half times this number, if a chunk (the input bits that are read in one cycle) can then hold
-    more rows of the kernel. Every row of the kernel must have at most ``PIECE_BITS`` bits.
+    more rows of the kernel. Every kernel row must lie within 16 bits (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
