@@ -115,8 +115,9 @@ def _table_ram(writer: Writer, cell: Cell) -> None:
 
 
 def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
-    """Return the Verilog expressions of the inputs of one block RAM port, by their names in the
-    model.
+    """Return the Verilog expressions of the inputs of one block RAM port, by the inputs' names.
+
+    The names are those of the block RAM's Verilog model, ``gowin.v``.
 
     Parameters
     ----------

@@ -35,7 +35,8 @@ baud = 12_500_000
 
 
 def run_networks(board: Board, n: int = 3) -> None:
-    """Run the first ``n`` random networks that fit, and compare every spike and counter."""
+    """Run the first ``n`` random networks that fit, and compare every spike and counter with those
+    of the integer reference."""
     seed = 0
     while n:
         seed += 1
