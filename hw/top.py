@@ -19,6 +19,8 @@ class Top(wiring.Component):
     core : component to use instead of :class:`hw.core.core.Core`, for tests. It has a member ``bus:
         Out(CoreBus(config))``.
     sdram : the memory outside the FPGA, if ``config`` has one.
+    usb : second serial port, a component with the members of
+        :class:`hw.link.link.SerialPort`; None if there is none.
 
     Members
     -------
@@ -34,17 +36,24 @@ class Top(wiring.Component):
         *,
         core: wiring.Component | None = None,
         sdram: SdramMemory | None = None,
+        usb: wiring.Component | None = None,
     ):
         self.config = config
         self.core = core
         self.sdram = sdram
+        self.usb = usb
         super().__init__({"rx": In(1), "tx": Out(1), "activity": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = core = Core(self.config) if self.core is None else self.core
-        m.submodules.link = link = Link(self.config)
+        m.submodules.link = link = Link(self.config, usb=self.usb is not None)
         wiring.connect(m, link.bus, core.bus)
+        if self.usb is not None:
+            m.submodules.usb = usb = self.usb
+            wiring.connect(m, usb.rx, link.usb.rx)
+            wiring.connect(m, link.usb.tx, usb.tx)
+            m.d.comb += link.usb.line_break.eq(usb.line_break)
         if self.config.offchip_depth:
             assert self.sdram is not None, "a device with memory outside the FPGA needs it"
             m.submodules.sdram = self.sdram

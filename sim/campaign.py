@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hw.boards.configs import CONFIGS
+from hw.boards.configs import CONFIGS, CONFIGS_HELP, config_by_name
+from hw.spec import Config, SpecError
 from sim.verilate import ToolError
 from sim.virtual_board import executable
 from sw.cli.commands import EXIT_NO, EXIT_OK, CommandParser, command, exit_codes
@@ -337,19 +338,21 @@ def _kill_host(path: str, pid: int, seed: int, phase: str) -> bool:
             host.kill()
 
 
-def run_campaign(n_faults: int, seed: int, *, progress: bool = True) -> Campaign:
+def run_campaign(
+    n_faults: int, seed: int, *, config: Config = CONFIG, progress: bool = True
+) -> Campaign:
     """Inject at least ``n_faults`` faults, and return counts of their consequences.
 
     One session of every kind is run, in the order of :data:`SESSIONS`. This is repeated until there
     were enough faults. Ctrl-C ends it earlier, with the counts so far. ``seed`` determines the
-    faults.
+    faults, ``config`` the virtual board.
     """
     rng = random.Random(seed)
     campaign = Campaign()
     started = time.monotonic()
     with (
         subprocess.Popen(
-            [executable(CONFIG)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [executable(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process,
         tqdm(total=n_faults, unit=" faults", disable=None if progress else True) as bar,
     ):
@@ -429,6 +432,12 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object in place of a table"
     )
+    parser.add_argument(
+        "--config",
+        default=CONFIG.name,
+        metavar="NAME",
+        help=f"virtual board, one of sim, {CONFIGS_HELP} (default: %(default)s)",
+    )
     parser.add_argument("--session", nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS)
     return parser
 
@@ -450,7 +459,7 @@ def _run_host(path: str, pid: int, seed: int) -> None:
     )
 
 
-@command(ToolError)
+@command(ToolError, SpecError)
 def main(argv: list[str] | None = None) -> int:
     """Run ``python -m sim.campaign`` with the arguments ``argv``, and return its exit code."""
     arguments = _parser().parse_args(argv)
@@ -458,7 +467,7 @@ def main(argv: list[str] | None = None) -> int:
         path, pid = arguments.session
         _run_host(path, int(pid), arguments.seed)
         return EXIT_OK
-    campaign = run_campaign(arguments.n, arguments.seed)
+    campaign = run_campaign(arguments.n, arguments.seed, config=config_by_name(arguments.config))
     total = campaign.total
     if arguments.json:
         document = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 
 from hw.tools.folders import cache_dir
-from hw.tools.netlist import COLLISIONS
+from hw.tools.netlist import COLLISIONS, CROSSINGS
 from hw.tools.verilog import TOP, ToolError, run_program, to_rtlil, verilog_of
 
 BASE_ARGS = (
@@ -36,6 +36,7 @@ BASE_ARGS = (
 _READABLE = f"""
 proc -nomux -norom
 {COLLISIONS}
+{CROSSINGS}
 memory_collect
 """
 """Yosys passes for Verilog that keeps the hierarchy and the names, for waveforms and test
@@ -46,6 +47,7 @@ proc
 flatten
 opt
 {COLLISIONS}
+{CROSSINGS}
 memory_collect
 opt_clean
 """

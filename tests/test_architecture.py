@@ -20,7 +20,7 @@ FLOORS = (
     ("hw.protocol",),
     ("hw.parts", "hw.bus"),
     ("hw.offchip",),
-    ("hw.core", "hw.link"),
+    ("hw.core", "hw.link", "hw.usb"),
     ("hw.top",),
     ("hw.boards",),
     ("hw.tools",),

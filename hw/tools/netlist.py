@@ -31,6 +31,11 @@ block RAM. The device never uses the result of such a read. In simulations it is
 would be noticed (:mod:`sim.verilate`).
 """
 
+CROSSINGS = r"setparam -set COLLISION_X_MASK 1'0 t:$memrd_v2 r:MEMID=*storage %i"
+"""Yosys command that takes back :data:`COLLISIONS` for Amaranth's queues between clock domains.
+
+Their reads and writes have different clocks, so that no cycle is the same for both."""
+
 SYNTHESIS = {
     LatticeECP5Platform: "synth_ecp5",
     LatticeICE40Platform: "synth_ice40",

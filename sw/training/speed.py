@@ -154,7 +154,8 @@ def contenders(config: ModelConfig, peers: Sequence[str], compiled: bool) -> dic
 
     - ``spikefold``;
     - ``spikefold --compile``, which uses ``torch.compile``; only if ``compiled``;
-    - two for each of ``peers``, which are names of other frameworks: one in the contiguous memory layout, one in channels-last.
+    - two for each of ``peers``, which are names of other frameworks: one in the contiguous memory
+      layout, one in channels-last.
     """
     torch.manual_seed(1)
     last = torch.channels_last
