@@ -37,13 +37,14 @@ class Top(wiring.Component):
     ):
         self.config = config
         self.core = core
+        self.link = Link(config)
         self.sdram = sdram
         super().__init__({"rx": In(1), "tx": Out(1), "activity": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = core = Core(self.config) if self.core is None else self.core
-        m.submodules.link = link = Link(self.config)
+        m.submodules.link = link = self.link
         wiring.connect(m, link.bus, core.bus)
         if self.config.offchip_depth:
             assert self.sdram is not None, "a device with memory outside the FPGA needs it"
