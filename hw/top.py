@@ -40,6 +40,7 @@ class Top(wiring.Component):
     ):
         self.config = config
         self.core = core
+        self.link = Link(config, usb=usb is not None)
         self.sdram = sdram
         self.usb = usb
         super().__init__({"rx": In(1), "tx": Out(1), "activity": Out(1)})
@@ -47,7 +48,7 @@ class Top(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = core = Core(self.config) if self.core is None else self.core
-        m.submodules.link = link = Link(self.config, usb=self.usb is not None)
+        m.submodules.link = link = self.link
         wiring.connect(m, link.bus, core.bus)
         if self.usb is not None:
             m.submodules.usb = usb = self.usb

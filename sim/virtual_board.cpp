@@ -4,7 +4,10 @@
 // by bit at the rate that the terminal is set to. Ends when its standard input is closed, or with a
 // signal (SIGUSR1 resets the device, SIGUSR2 prints the statistics). While the device reports no
 // activity and no byte is on its way, the simulated time stands still and the process sleeps.
-// While only the link is at work, the core's clock stands still.
+// While only the link is at work, the core's clock stands still; while only the core is at work, the
+// link's clock stands still.
+//
+// With the option --every-cycle both clocks always run, so that tests can compare.
 //
 // With the option --direct, standard input carries rows to write to the memories past the serial line:
 // a RowsHeader, then the rows as on the line. They are written in cycles that are not counted, while
@@ -43,7 +46,8 @@ namespace {
 
 constexpr double kClkHz = CLK_HZ;
 constexpr double kResetSeconds = 30e-6;  // more than the portable device prolongs its reset
-constexpr int kSettleCycles = 16;  // core clocks after `core_wanted` falls; fewer than 12 suffice
+// Clocks of core or link after `core_wanted` or `link_wanted` falls; fewer than 12 suffice.
+constexpr int kSettleCycles = 16;
 constexpr int kSliceCycles = 1024;  // simulated between two checks of the terminal
 constexpr size_t kMaxUnsent = 1 << 16;  // bytes that a client has not read yet
 constexpr size_t kMaxToSend = 4096;  // bytes of a client that wait for the line
@@ -176,11 +180,13 @@ struct Uart {
 int main(int argc, char** argv) {
     bool stats = false;
     bool direct = false;
+    [[maybe_unused]] bool every_cycle = false;
     [[maybe_unused]] const char* sdram_path = nullptr;  // file of the SDRAM's contents
     unsigned long n_latency_cycles = 0;  // of the adapter between client and line, each way
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--stats") == 0) stats = true;
         if (strcmp(argv[i], "--direct") == 0) direct = true;
+        if (strcmp(argv[i], "--every-cycle") == 0) every_cycle = true;
         if (strncmp(argv[i], "--sdram=", 8) == 0) sdram_path = argv[i] + 8;
         if (strncmp(argv[i], "--latency=", 10) == 0) n_latency_cycles = atof(argv[i] + 10) * kClkHz;
     }
@@ -225,14 +231,21 @@ int main(int argc, char** argv) {
     device.eval();
     device.clk = device.core_clk = 1;
     int n_core_cycles = 0;  // that the core's clock still has to run
+    int n_link_cycles = 0;  // that the link's clock still has to run
 #ifdef SDRAM_DATA_BITS
     Sdram sdram(1, sdram_path);  // its clock stands still with the core's
 #endif
     const auto tick = [&] {
-        last_clk = 0;
-        if (device.core_wanted || device.core_rst) n_core_cycles = kSettleCycles;
+        if (device.link_wanted || !device.rx || device.rst || every_cycle) {
+            n_link_cycles = kSettleCycles;
+        }
+        if (device.core_wanted || device.core_rst || every_cycle) n_core_cycles = kSettleCycles;
+        if (n_link_cycles != 0) {
+            n_link_cycles--;
+            last_clk = 0;
+        }
         if (n_core_cycles == 0) {
-            device.eval();
+            if (last_clk == 0) device.eval();
             return;
         }
         n_core_cycles--;

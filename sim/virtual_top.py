@@ -1,10 +1,11 @@
-"""The device as the virtual board simulates it, with additions that make loading a network faster.
+"""The device as the virtual board simulates it: the clocks of an idle core and of an idle link can
+be stopped, and rows can be written without the serial line.
 
-The clock of an idle core can be stopped, and rows can be written without the serial line.
-
-Evaluating the core takes about three quarters of the simulator's time. While a network is being
-loaded, the core is idle for all but a few cycles per row of weights. Therefore the simulator stops
-the clock of an idle core. The link does not notice, since an idle core only waits for its bus.
+Core and link each take about half of the simulator's time. While a network is being loaded, the
+core is idle for all but a few cycles per row of weights; while the core computes, the link is idle
+for all but the bytes of the next sample. Therefore the simulator stops the clock of each while it
+is idle. Neither can see that: an idle core only waits for its bus, an idle link only for its line
+and for the beginning or end of a run.
 
 The bits of the serial line take most of the time that remains in loading. Therefore the simulator
 can also give rows to the core itself, in a cycle in which the link does not use the bus.
@@ -71,7 +72,7 @@ class DirectCore(wiring.Component):
 
 
 class VirtualTop(wiring.Component):
-    """The device with its core in a clock domain of its own, named ``core``.
+    """The device with its core in a clock domain of its own, named ``core``, beside the link's.
 
     Parameters
     ----------
@@ -84,6 +85,8 @@ class VirtualTop(wiring.Component):
     sdram : pins of the SDRAM, if the device has one. It is in the core's clock domain.
     core_wanted : high while the core is busy or its bus is in use. The core's clock must run while
         it is high, and for some more cycles, until the core's pipelines are empty.
+    link_wanted : high while the link is busy, while ``rx`` is low, and when a run has begun or
+        ended. The link's clock must run while it is high, and for some more cycles.
     direct_valid, direct_row, direct_space, direct_data : a row to write without using the link, see
         :class:`DirectCore`.
     """
@@ -96,6 +99,7 @@ class VirtualTop(wiring.Component):
             "tx": Out(1),
             "activity": Out(1),
             "core_wanted": Out(1),
+            "link_wanted": Out(1),
             "direct_valid": In(1),
             "direct_row": In(24),
             "direct_space": In(8),
@@ -121,7 +125,13 @@ class VirtualTop(wiring.Component):
                 m.d.core += reads.eq(0)
             in_use += [~sdram.ready, reads]
         m.submodules.top = top = Top(self._config, core=core, sdram=sdram)
+        # Events of the core that an idle link reacts to, and those that it has seen: if one occurs
+        # while the link's clock stands still, the two differ until the clock runs again.
+        events = Cat(bus.busy, bus.done.valid, bus.read_data.valid)
+        seen = Signal.like(events)
+        m.d.sync += seen.eq(events)
         m.d.comb += [
+            self.link_wanted.eq(top.link.busy | ~self.rx | (seen != events)),
             top.rx.eq(self.rx),
             self.tx.eq(top.tx),
             self.activity.eq(top.activity),

@@ -39,7 +39,7 @@ from sim.virtual_board import executable, main, virtual_board
 from sw.cli.commands import EXIT_BAD_INPUT
 from sw.driver.device import Device
 from sw.driver.errors import DeviceNotFound
-from tests.hw.wire import rate_payload, reply, request, rows_payload
+from tests.hw.wire import rate_payload, reply, request, rows_payload, run_payload
 
 CONFIG = Config(name="stub", weight_depth=256, spike_bytes=2048, param_depth=256)
 ROW_BYTES = row_bytes(Space.WEIGHT, CONFIG)
@@ -47,7 +47,8 @@ DELIMITER = bytes([END])
 
 
 def stub() -> StubCore:
-    return StubCore(CONFIG)
+    # Runs last so long that the link has nothing left to send and its clock stops.
+    return StubCore(CONFIG, run_cycles=5000)
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +285,52 @@ def test_loading_keeps_the_line_busy(program):
         _, stats = board.communicate(timeout=10)
     n_byte_times = json.loads(stats)["n_cycles"] / (10 * CONFIG.clk_hz // CONFIG.baud)
     assert 100 * len(data) / n_byte_times >= 0.9
+
+
+def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
+    """Return the replies to a fixed series of requests, and how many cycles each has taken."""
+    rows = rows_payload(Space.WEIGHT, 7, 2)
+
+    def run(entry: int, tag: int) -> bytes:
+        return encode_frame(request(tag, Opcode.RUN, run_payload(tag, entry, n_result_rows=2)))
+
+    exchanges = [
+        (1, encode_frame(request(1, Opcode.WRITE, rows + bytes(range(2 * ROW_BYTES))))),
+        (1, encode_frame(request(2, Opcode.READ, rows))),
+        (2, run(5, 3)),
+        (3, run(6, 4) + encode_frame(request(5, Opcode.STATUS))),
+        (4, run(7, 6) + run(8, 7)),  # the second waits until the first has ended
+        (2, run(9, 8) + encode_frame(request(9, Opcode.ABORT))),
+        (1, b"noise" + DELIMITER + encode_frame(request(10, Opcode.STATUS))),
+    ]
+    results = []
+    with subprocess.Popen(
+        [program, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as board:
+        assert board.stdout is not None
+
+        def n_cycles() -> int:
+            board.send_signal(signal.SIGUSR2)
+            assert board.stdout is not None
+            return json.loads(board.stdout.readline())["n_cycles"]
+
+        with fast_line(board.stdout.readline().strip()) as line:
+            for n_replies, requests in exchanges:
+                time.sleep(0.05)  # until the board is idle
+                before = n_cycles()
+                line.write(requests)
+                replies = b"".join(line.read_until(DELIMITER) for _ in range(n_replies))
+                time.sleep(0.05)
+                results.append((replies, n_cycles() - before))
+        board.terminate()
+    return results
+
+
+def test_clocks_that_stop_change_neither_replies_nor_cycles(program):
+    """Clocks of link and core that stop while idle are compared with clocks that always run."""
+    results = cycles_of_session(program)
+    assert all(replies.endswith(DELIMITER) for replies, _ in results)
+    assert results == cycles_of_session(program, "--every-cycle")
 
 
 def test_rate_that_the_client_has_not_set_is_not_understood(port):
