@@ -112,8 +112,13 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
     sw.driver.errors.DeviceError
         The board was lost, or does not answer as it should.
     """
+    with board.device.over_the_line():
+        return _measure(board, n_samples)
+
+
+def _measure(board: Board, n_samples: int) -> list[Transfer]:
+    """Do the work of :func:`measure`, while the board is loaded over its serial line."""
     device = board.device
-    device.direct = False  # the serial line is what is measured
     program = compile_network(network(board.config), board.config)
     counters = device.transport.counters
     figures = []

@@ -13,6 +13,7 @@ form a *series*. The maps of a series lie side by side.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -53,9 +54,9 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     return best * GRANULE_BITS if best and rows_per_chunk(best, kernel_y, config) > 1 else row
 
 
-N_ORDERED = 7
-"""Largest number of maps in a series (maps that layers read together) for which all orders are
-tried."""
+MAX_STEPS = 30_000
+"""Largest number of steps of a search for an order of a series, which take up to a few seconds.
+All orders of 7 maps take fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -67,7 +68,8 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
     Raises
     ------
     FitError
-        No order was found in which each layer reads its maps at equal distances.
+        No order was found in which each layer reads its maps at equal distances
+        (:func:`_even_order`).
     """
     series = {name: [name] for name in names}
     for layer in layers:
@@ -87,33 +89,99 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
 def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return the maps of a series in an order in which layers read them at equal distances.
 
+    If the search for any such order does not end in time, orders are tried in which each layer
+    reads maps that are neighbours. Far fewer beginnings of these orders can be completed.
+
     Raises
     ------
     FitError
-        No such order was found. If the series has more than :data:`N_ORDERED` maps, only the given
-        order is tried.
+        There is no such order, or none was found within :data:`MAX_STEPS` steps of each search.
     """
-    read = [layer.sources for layer in layers if layer.addends and layer.source in members]
-    all_orders = len(members) <= N_ORDERED
-    orders = itertools.permutations(members) if all_orders else iter([tuple(members)])
-    for order in orders:
-        places = {name: n for n, name in enumerate(order)}
-        if all(_is_even(places, names) for names in read):
-            return order
+    reads = [layer.sources for layer in layers if layer.addends and layer.source in members]
+    order, reason = None, "these maps cannot all lie at equal distances in spike memory"
+    try:
+        order = _first_order(members, reads, max_distance=len(members))
+    except TimeoutError:
+        reason = (
+            "no order in which all of them lie at equal distances in spike memory was found in "
+            f"{MAX_STEPS} steps"
+        )
+        with contextlib.suppress(TimeoutError):
+            order = _first_order(members, reads, max_distance=1)
+    if order is not None:
+        return order
     layer = next(layer for layer in layers if layer.addends and layer.source in members)
     raise FitError(
-        f"layer {layer.name!r} and others read sums of {', '.join(members)}, and these maps cannot "
-        "all lie at equal distances in spike memory; join some of them by a gate instead"
+        f"layer {layer.name!r} and others read sums of {', '.join(members)}, and {reason}; join "
+        "some of them by a gate instead"
     )
 
 
-def _is_even(places: dict[str, int], names: Sequence[str]) -> bool:
-    """Return whether the maps ``names`` lie at equal distances.
+def _first_order(
+    members: list[str], reads: Sequence[Sequence[str]], *, max_distance: int
+) -> tuple[str, ...] | None:
+    """Return the first order of ``members`` in which each read is of equally distant maps.
 
-    ``places`` has, for every map, its index in the order of the series.
+    Orders are compared like words, by the places of their maps in ``members``. The search appends
+    one map at a time, and leaves a beginning as soon as it can no longer be completed.
+
+    Parameters
+    ----------
+    members : names of the maps of a series.
+    reads : for each layer that reads several of them, the names of these maps.
+    max_distance : largest distance from one map of a read to the next.
+
+    Returns
+    -------
+    The order, or None if there is none.
+
+    Raises
+    ------
+    TimeoutError
+        The search took more than :data:`MAX_STEPS` steps.
     """
-    at = sorted(places[name] for name in names)
-    return len({b - a for a, b in itertools.pairwise(at)}) <= 1
+    order: list[str] = []
+    untried = [list(reversed(members))]
+    for _ in range(MAX_STEPS):
+        if not untried[-1]:
+            untried.pop()
+            if not untried:
+                return None
+            order.pop()
+            continue
+        order.append(untried[-1].pop())
+        places = {name: n for n, name in enumerate(order)}
+        if not all(_may_be_even(places, names, len(members), max_distance) for names in reads):
+            order.pop()
+        elif len(order) == len(members):
+            return tuple(order)
+        else:
+            untried.append([name for name in reversed(members) if name not in places])
+    raise TimeoutError
+
+
+def _may_be_even(
+    places: dict[str, int], names: Sequence[str], n_members: int, max_distance: int
+) -> bool:
+    """Return whether maps can still lie at equal distances when the rest of a series is placed.
+
+    Parameters
+    ----------
+    places : index of every map that has been placed, in the order of the series; the maps to come
+        get the indices from ``len(places)`` to ``n_members`` - 1.
+    names : the maps that one layer reads.
+    max_distance : largest distance from one of them to the next.
+    """
+    at = sorted(places[name] for name in names if name in places)
+    distances = {b - a for a, b in itertools.pairwise(at)}
+    n_missing = len(names) - len(at)
+    if len(distances) > 1 or max(distances, default=0) > max_distance:
+        return False
+    if not at or not n_missing:
+        return True
+    nearest = len(places) - at[-1]  # the next of these maps gets an index from len(places) on
+    distance = min(distances, default=max(nearest, 1))
+    return nearest <= distance <= max_distance and at[-1] + n_missing * distance < n_members
 
 
 def place_maps(

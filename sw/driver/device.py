@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from hw.protocol import (
     DEFAULT_BAUD,
@@ -60,9 +60,6 @@ class Device:
     Attributes
     ----------
     memory : reads, writes and checks the device's memories.
-    direct : whether loading writes directly into the memories of a virtual board's simulation, and
-        uses the serial line only to verify them. :meth:`open` sets it for a virtual board without
-        injected faults (:mod:`sw.driver.faults`) and without simulated latency.
     """
 
     def __init__(
@@ -76,7 +73,7 @@ class Device:
         self.identity = identity
         self.memory = Memory(transport, identity.config)
         self._virtual_board = virtual_board
-        self.direct = False
+        self._direct = False
         self._limit_baud = baud
         self._tag = 0
         transport.window_bytes = self.config.rx_buffer_bytes
@@ -127,7 +124,7 @@ class Device:
             device = cls.open_with(
                 board.port, lambda opened: faults.inject(opened, plan, board.pid), board, baud
             )
-            device.direct = not plan.rate and not plan.latency_ms
+            device._direct = not plan.rate and not plan.latency_ms
             return device
         except BaseException:
             board.stop()
@@ -222,6 +219,22 @@ class Device:
         """Return the number of clock cycles that a virtual board has simulated so far, or None for
         a real board. The simulated clock stands still while the board is idle."""
         return None if self._virtual_board is None else self._virtual_board.n_cycles()
+
+    @property
+    def direct(self) -> bool:
+        """Whether loading writes rows into a virtual board's memories past its serial line, and
+        uses the line only to verify them. :meth:`open` chooses this for a virtual board without
+        injected faults (:mod:`sw.driver.faults`) and without simulated latency."""
+        return self._direct
+
+    @contextlib.contextmanager
+    def over_the_line(self) -> Iterator[None]:
+        """Load a virtual board over its serial line in a ``with`` block, as a real board."""
+        before, self._direct = self._direct, False
+        try:
+            yield
+        finally:
+            self._direct = before
 
     def preload(self, images: Mapping[Space, bytes]) -> None:
         """Write ``images``, the bytes for each memory from row 0 on, directly into the memories of

@@ -100,9 +100,16 @@ class Memory:
         """Return a request by which the board checks that a memory holds ``data`` from row ``row``
         on. Only the CRC of ``data`` is sent. If the memory's rows have a different one, the board
         refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
-        crc = zlib.crc32(data).to_bytes(CRC_BYTES, "little")
+        return self._check_request(space, row, data, zlib.crc32(data))
+
+    def wrong_check_request(self, space: Space, row: int, data: bytes) -> Request:
+        """Return a request like :meth:`check_request`, with a CRC that ``data`` does not have. A
+        board that accepts it does not compare CRCs."""
+        return self._check_request(space, row, data, zlib.crc32(data) ^ 0xFFFFFFFF)
+
+    def _check_request(self, space: Space, row: int, data: bytes, crc: int) -> Request:
         n_rows = len(data) // row_bytes(space, self.config)
-        return self._rows(Opcode.CHECK, space, row, n_rows, crc)
+        return self._rows(Opcode.CHECK, space, row, n_rows, crc.to_bytes(CRC_BYTES, "little"))
 
     def write(
         self, space: Space, row: int, data: bytes, on_progress: Progress | None = None
@@ -158,14 +165,16 @@ class Memory:
 
         Images are cut into sections (see :meth:`sections`). The board compares its memory with the
         CRC of one section at a time. A section that differs is written, and compared again. The
-        comparison of the next sections goes on meanwhile.
+        comparison of the next sections goes on meanwhile. First of all, the board must refuse a
+        wrong CRC: else a board that accepts any CRC would run with whatever its memories hold.
 
         Raises
         ------
         ValueError
             An image does not consist of whole rows.
         MemoryFault
-            A section still differs after it was written :data:`MAX_WRITES` times.
+            A section still differs after it was written :data:`MAX_WRITES` times, or the board
+            accepts a wrong CRC.
         RequestRefused
             The board refused a request.
         LinkTimeout, LinkLost
@@ -206,13 +215,14 @@ class _Fill:
     def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
         self.memory, self.transport = memory, memory.transport
         self.on_progress = on_progress
-        self.left = iter(
-            [section for image in images.items() for section in memory.sections(*image)]
-        )
+        self.sections = [section for image in images.items() for section in memory.sections(*image)]
+        self.left = iter(self.sections)
         self.errors: list[DeviceError] = []
         self.n_written = 0
 
     def run(self) -> int:
+        if self.sections:
+            self._check_wrongly(self.sections[0])
         for _ in range(N_CHECKS_AHEAD):
             self._check_next()
         while not self.transport.idle:
@@ -220,6 +230,24 @@ class _Fill:
         if self.errors:
             raise self.errors[0]
         return self.n_written
+
+    def _check_wrongly(self, section: Section) -> None:
+        """Ask the board to compare the first row of a section with a wrong CRC."""
+        row = section.data[: row_bytes(section.space, self.memory.config)]
+        request = self.memory.wrong_check_request(section.space, section.row, row)
+        self.transport.submit(request, lambda reply: self._checked_wrongly(section, reply))
+
+    def _checked_wrongly(self, section: Section, reply: Reply) -> None:
+        if not isinstance(reply, DeviceError):
+            self.errors.append(
+                MemoryFault(
+                    f"the board on {self.transport.port.port} accepts a wrong CRC for row "
+                    f"{section.row} of {section.space.name}: it does not compare CRCs, so its "
+                    "memories cannot be verified. Load its bitstream again, or use another board"
+                )
+            )
+        elif not _is_mismatch(reply):
+            self.errors.append(reply)
 
     def _check_next(self) -> None:
         if not self.errors and (section := next(self.left, None)) is not None:
@@ -232,7 +260,7 @@ class _Fill:
         self.transport.submit(request, lambda reply: self._checked(section, n_writes, reply))
 
     def _checked(self, section: Section, n_writes: int, reply: Reply) -> None:
-        differs = isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH
+        differs = _is_mismatch(reply)
         if isinstance(reply, DeviceError) and not differs:
             self.errors.append(reply)
         elif differs and n_writes == MAX_WRITES:
@@ -270,3 +298,8 @@ class _Fill:
             f"was written to rows {section.row} to {section.row + n_rows - 1}, twice. Is its "
             "supply sound? Load its bitstream again, or use another board"
         )
+
+
+def _is_mismatch(reply: Reply) -> bool:
+    """Return whether the reply to a CHECK says that the rows have another CRC."""
+    return isinstance(reply, RequestRefused) and reply.status == Status.MISMATCH

@@ -237,14 +237,18 @@ def _networks(device: Device, n_networks: int, seed: int) -> tuple[bool | None, 
         return None, "not wanted"
     if find_spec("torch") is None:
         return None, "not tried: the integer reference needs PyTorch ('pip install torch')"
-    device.direct = False  # the serial line is tested, too
-    board = Board(device)
+    with device.over_the_line():  # the serial line is tested, too
+        return _run_networks(Board(device), n_networks, seed)
+
+
+def _run_networks(board: Board, n_networks: int, seed: int) -> tuple[bool | None, str]:
+    """Do the work of :func:`_networks` on a board, with at least one network."""
     n_done = n_draws = n_spikes = 0
     while n_done < n_networks and n_draws < MAX_DRAWS:
         rng = np.random.default_rng((seed, n_done, n_draws))
-        network = random_network(rng, device.config, small=n_draws > 0)
+        network = random_network(rng, board.config, small=n_draws > 0)
         try:
-            program = compile_network(network, device.config)
+            program = compile_network(network, board.config)
         except FitError:
             n_draws += 1
             continue

@@ -3,6 +3,7 @@ serial line."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -75,17 +76,17 @@ def test_threads_use_boards_of_their_own_at_once() -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_network_is_the_same_past_the_line_and_over_it(
-    board: Board, monkeypatch: pytest.MonkeyPatch, direct: bool
-) -> None:
-    monkeypatch.setattr(board.device, "direct", direct)
+def test_network_is_the_same_past_the_line_and_over_it(board: Board, direct: bool) -> None:
     network = a_network(3)
     memory, counters = board.device.memory, board.device.transport.counters
     (program,) = board.compiled(network)
     for space, image in program.images.items():  # so that everything has to be written
         memory.write(space, 0, bytes(byte ^ 0xFF for byte in image))
     n_before = counters.n_bytes_out
-    loaded = board.load(network)
+    with contextlib.nullcontext() if direct else board.device.over_the_line():
+        assert board.device.direct == direct
+        loaded = board.load(network)
+    assert board.device.direct
     n_out = counters.n_bytes_out - n_before
     assert loaded.n_written == loaded.n_bytes
     assert (n_out < loaded.n_bytes // 2) == direct

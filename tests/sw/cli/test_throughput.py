@@ -32,8 +32,10 @@ def test_loading_and_streaming_fill_the_line(
     """
     config = CONFIGS["sim"]
     device = FakeDevice(throughput.network(config), config, port=TimedPort)
+    device._direct = True
     monkeypatch.setattr(Device, "open", lambda *_: device)
     assert main(["-n", "20", "--json"]) == EXIT_OK
+    assert device.direct, "it is loaded past the line again after the measurement"
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert [f["what"] for f in figures] == ["loading", "streaming", "reading back"]
     for f in figures:

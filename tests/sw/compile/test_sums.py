@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from hw.spec import N_LEVELS
+from sw.compile import placement
 from sw.compile.compiler import compile_network
 from sw.compile.placement import series_of_maps
 from sw.compile.program import FitError
@@ -82,6 +84,56 @@ def test_sums_without_an_even_order_are_refused() -> None:
     reads = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("b", "c", "d")]
     with pytest.raises(FitError, match="sums of a, b, c, d, and these maps cannot all"):
         series_of_maps("abcd", [reader(*names) for names in reads])
+
+
+def first_even_order(names: str, reads: list[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the first of all permutations in which every read is of equally distant places."""
+    for order in itertools.permutations(names):
+        if all(len(set(np.diff(sorted(map(order.index, one))))) <= 1 for one in reads):
+            return order
+    return None
+
+
+def test_the_first_of_all_even_orders_is_found() -> None:
+    rng, n_found = np.random.default_rng(0), 0
+    for _ in range(60):
+        names = "abcdef"[: rng.integers(4, 7)]
+        reads = [
+            tuple(rng.permutation(list(names))[: rng.integers(3, len(names))].tolist())
+            for _ in range(rng.integers(1, 5))
+        ]
+        reads.append((names[0], names[-1]))
+        for one, other in itertools.pairwise(names):  # pairs make one series of all maps
+            reads.append((one, other))
+        expected = first_even_order(names, reads)
+        n_found += expected is not None
+        if expected is None:
+            with pytest.raises(FitError, match="these maps cannot all lie at equal distances"):
+                series_of_maps(names, [reader(*one) for one in reads])
+        else:
+            assert series_of_maps(names, [reader(*one) for one in reads]) == [expected]
+    assert 10 < n_found < 50
+
+
+def test_an_even_order_of_many_maps_is_found() -> None:
+    """Layers read three maps that follow each other in an order that is not that of the names."""
+    names = [f"m{n}" for n in range(20)]
+    hidden = np.random.default_rng(1).permutation(names).tolist()
+    reads = [tuple(hidden[at : at + 3]) for at in range(len(names) - 2)]
+    (order,) = series_of_maps(names, [reader(*one) for one in reads])
+    assert list(order) in (hidden, hidden[::-1])
+
+
+def test_many_maps_without_an_even_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "abcdefghij"
+    impossible = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("b", "c", "d")]
+    chain = [tuple(names[at : at + 3]) for at in range(3, 8)] + [("d", "a")]
+    layers = [reader(*one) for one in (*impossible, *chain)]
+    with pytest.raises(FitError, match="these maps cannot all lie at equal distances"):
+        series_of_maps(names, layers)
+    monkeypatch.setattr(placement, "MAX_STEPS", 30)
+    with pytest.raises(FitError, match=r"and no order in which all .* was found in 30 steps; join"):
+        series_of_maps(names, layers)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

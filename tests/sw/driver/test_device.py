@@ -35,6 +35,7 @@ from sw.driver.errors import (
     InvalidMessage,
     LinkLost,
     LinkTimeout,
+    MemoryFault,
     NotABoard,
     RequestRefused,
     RunLost,
@@ -160,6 +161,16 @@ def test_only_rows_that_differ_are_written(fake):
             ValueError, match="WEIGHT has rows of 16 bytes: 17 bytes are not whole rows"
         ):
             board.memory.fill({Space.WEIGHT: bytes(17)})
+
+
+def test_board_that_accepts_any_crc_is_refused_and_nothing_is_written(fake):
+    fake.accepts_any_crc = True
+    with opened(fake) as board:
+        message = r"accepts a wrong CRC for row 0 of WEIGHT: it does not compare CRCs"
+        with pytest.raises(MemoryFault, match=message):
+            board.memory.fill({Space.WEIGHT: bytes(500 * 16), Space.PARAM: bytes(64 * 40)})
+        assert Opcode.WRITE not in {opcode for _, opcode in fake.requests}
+        assert board.memory.fill({}) == 0
 
 
 def test_requests_after_a_reset_are_refused_until_the_driver_recovers(fake):

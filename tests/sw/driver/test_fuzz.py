@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import random
 import termios
 
@@ -18,9 +19,11 @@ import serial
 from hw.boards.configs import CONFIGS
 from hw.protocol import (
     END,
+    HEADER_BYTES,
     REPLY,
     Identity,
     Opcode,
+    Status,
     encode_frame,
     identity_bytes,
     n_bytes,
@@ -41,6 +44,8 @@ from tests.sw.fake_device import FakeDevice, FakeGateware, FakePort
 
 CONFIG = CONFIGS["sim"]
 N_SAMPLES = 3
+STATUS_AT = HEADER_BYTES
+"""Index of the status byte in the packet of a reply."""
 TIMEOUT_S = 0.004
 HANG_UPS = (
     OSError(5, "Input/output error"),
@@ -77,19 +82,39 @@ def edited_packet(packet: bytes, rng: random.Random) -> list[bytes]:
 class FaultyPort(FakePort):
     """Port to a fake gateware that damages each reply with probability ``rate``, or is
     disconnected.
+
+    It sets the gateware's ``lied`` when it says OK to a request that the gateware did not accept.
     """
 
     def __init__(self, gateware: FakeGateware, rng: random.Random, rate: float):
         super().__init__(gateware)
         self.rng, self.rate = rng, rate
         self.n_left = rng.randrange(300) if rng.random() < 0.2 else -1
-        """Number of calls until the port is disconnected; negative if it never is."""
-        answer = gateware.answer
-        gateware.answer = lambda *request: [  # type: ignore[method-assign]
-            sent
-            for packet in answer(*request)
-            for sent in (edited_packet(packet, rng) if rng.random() < self.rate else [packet])
+        """Number of calls until the port hangs up; negative if it never does."""
+        self._accepted: set[tuple[int, int]] = set()
+        """Sequence numbers and opcodes of the replies whose status the gateware last set to OK."""
+        self._answer = gateware.answer
+        gateware.answer = self._answer_wrongly  # type: ignore[method-assign]
+
+    def _answer_wrongly(self, seq: int, opcode: int, payload: bytes) -> list[bytes]:
+        packets = self._answer(seq, opcode, payload)
+        key = packets[0][0], packets[0][1]
+        ok = packets[0][STATUS_AT] == Status.OK
+        (self._accepted.add if ok else self._accepted.discard)(key)
+        sent = [
+            one
+            for packet in packets
+            for one in (
+                edited_packet(packet, self.rng) if self.rng.random() < self.rate else [packet]
+            )
         ]
+        self.gateware.lied |= any(map(self._lies, sent))
+        return sent
+
+    def _lies(self, packet: bytes) -> bool:
+        says_ok = packet[STATUS_AT : STATUS_AT + 1] == bytes([Status.OK])
+        is_reply = packet[1:2] != bytes([Opcode.DONE | REPLY])
+        return says_ok and is_reply and (packet[0], packet[1]) not in self._accepted
 
     def _call(self) -> None:
         self.n_left -= 1
@@ -163,8 +188,9 @@ def fuzz_identities(n: int, seed: int | None) -> tuple[int, int]:
 
 
 def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
-    """Run ``n`` sessions with faulty boards; return how many failed and how many had all
-    results.
+    """Run rounds, and return how many sessions failed and how many had all results.
+
+    Not counted are those of the latter in which the board lied about its memories.
     """
     n_failed = n_done = 0
     network = a_network()
@@ -189,7 +215,7 @@ def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
                 assert str(error).isprintable()
                 n_failed += 1
             else:
-                n_done += 1
+                n_done += not gateware.lied
     return n_failed, n_done
 
 
@@ -213,6 +239,49 @@ def test_boards_that_send_anything() -> None:
 def test_many_boards_that_claim_or_send_anything() -> None:
     assert min(fuzz_identities(10_000, None)) > 1000
     assert min(fuzz_messages(2000, None)) > 200
+
+
+def test_a_board_that_lies_once_about_a_memory_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No driver can know that OK stands in place of one MISMATCH: the fuzzer allows for it.
+
+    Seeds 2569755646 and 354456219 once did this. A board that accepts every CRC is refused.
+    """
+    mismatches = itertools.count()
+
+    def forged(packet: bytes, rng: random.Random) -> list[bytes]:
+        is_mismatch = packet[1:] == bytes([Opcode.CHECK | REPLY, Status.MISMATCH])
+        lies = is_mismatch and next(mismatches) == 1  # the first one refuses a wrong CRC
+        return [packet[:STATUS_AT] + bytes([Status.OK])] if lies else [packet]
+
+    monkeypatch.setattr("tests.sw.driver.test_fuzz.edited_packet", forged)
+    network = a_network()
+    device = FakeDevice(network, CONFIG)
+    port = FaultyPort(device.gateware, random.Random(1), 1.0)
+    port.n_left = -1
+    board = Board(Device(transport_to(port), device.identity))
+    board.load(network)
+    assert device.gateware.lied and next(mismatches) > 1
+    (inference,) = board.stream(random_input(network, np.random.default_rng(3), 1))
+    assert inference.logits.shape == (network.n_classes,)
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_the_fuzzer_knows_when_the_board_lies(
+    forged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateware = FakeGateware(CONFIG)
+    port = FaultyPort(gateware, random.Random(1), 1.0)
+    monkeypatch.setattr(
+        "tests.sw.driver.test_fuzz.edited_packet",
+        lambda packet, rng: [packet[:STATUS_AT] + bytes(1)] if forged else [packet],
+    )
+    gateware.answer(7, Opcode.IDENTIFY, b"")
+    assert not gateware.lied
+    gateware.answer(7, Opcode.RUN, bytes(6))  # WAS_RESET
+    assert gateware.lied == forged
+    assert port._lies(bytes([8, Opcode.CHECK | REPLY, Status.OK]))  # of a request never answered
 
 
 def test_frames_of_the_fuzzer_are_undamaged() -> None:

@@ -47,6 +47,20 @@ class Faulty(FakeGateware):
         return done
 
 
+def test_networks_are_loaded_over_the_line_only_during_the_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A virtual board is loaded past its line again afterwards, also if the test fails."""
+    gateware = FakeGateware(CONFIG)
+    identity = BoardIdentity(CONFIG, PROTOCOL_VERSION, spec_hash(CONFIG))
+    device = Device(Transport(FakePort(gateware)), identity)
+    device._direct = True
+    seen = []
+    monkeypatch.setattr(Device, "preload", lambda device, images: seen.append(device.direct))
+    assert failed({step.name: step for step in self_test(device, n_networks=1)}) == {"networks"}
+    assert seen == [False] and device.direct
+
+
 def steps_of(gateware: FakeGateware, n_networks: int = 0) -> dict[str, Step]:
     config = gateware.config
     identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
