@@ -117,6 +117,7 @@ CONFIGS: dict[str, Config] = {
             fire_lanes=4,
             sum_bits=14,
             membrane_bits=18,
+            membrane_slots=16,
             spike_bytes=16384,
             offchip_depth=1 << 18,
             offchip_row_cycles=4,
