@@ -120,7 +120,8 @@ def _sizes(values: Any, n_axes: int, fill: int) -> list[int]:
 
 
 def _convolution(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts convolutions with ``n_axes`` axes to topology entries."""
+    """Return the function that converts convolutions with ``n_axes`` axes to entries of a topology,
+    a network's list of steps."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
@@ -155,7 +156,8 @@ def _norm(module: Any, name: str) -> list[Entry]:
 
 
 def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts max pooling with ``n_axes`` axes to topology entries."""
+    """Return the function that converts max pooling with ``n_axes`` axes to entries of a topology,
+    a network's list of steps."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         _require(
@@ -198,7 +200,8 @@ def _pool(kind: str, module: Any, name: str, n_axes: int) -> Entry:
 
 
 def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts adaptive pooling with ``n_axes`` axes to topology entries.
+    """Return the function that converts adaptive pooling with ``n_axes`` axes to entries of a
+    topology, a network's list of steps.
 
     ``kind`` is ``"max"`` or ``"average"``.
     """
@@ -239,7 +242,8 @@ def _is_step(function: Any, fires_at_zero: bool) -> bool:
 
 
 def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts one class of SpikingJelly's neurons to topology entries.
+    """Return the function that converts one class of SpikingJelly's neurons to entries of a
+    topology, a network's list of steps.
 
     ``kind`` is the name of the class in a topology, such as ``"LIF"``.
     """
@@ -274,7 +278,7 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
-    """Return the topology entry of a module of snnTorch's class ``Leaky``.
+    """Return a module of snnTorch's class ``Leaky`` as an entry of a topology.
 
     Threshold, beta and reset are not in the entry, because the state dict holds them.
 

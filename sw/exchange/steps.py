@@ -112,7 +112,7 @@ class Steps:
         return found
 
     def path(self, start: int, end: int) -> list[Entry]:
-        """Return the topology entries of the steps after ``start``, up to and including ``end``.
+        """Return the steps after ``start``, up to and including ``end``, as entries of a topology.
 
         ``start`` and ``end`` are indices of steps. A gate becomes a block: an entry that holds the
         entries of both paths that the gate joins.

@@ -23,7 +23,7 @@ from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
 @dataclass
 class Trace:
-    """The steps of a traced network as topology entries, and the parts that cannot be mapped."""
+    """The steps of a traced network as entries of a topology, and the parts that cannot be mapped."""
 
     entries: list[Entry]
     """The network's entries, in the order in which they run."""
@@ -38,7 +38,7 @@ class Trace:
 
 
 def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
-    """Trace a module, and return its topology entries and the parts that cannot be mapped.
+    """Trace a module; return its steps as entries of a topology, and the parts that cannot be mapped.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _defaults(root: nn.Module) -> dict[str, Any] | None:
 
 @dataclass
 class _Reader:
-    """Converter of a traced graph to topology entries.
+    """Converter of a traced graph to entries of a topology, a network's list of steps.
 
     ``values`` holds, for each node of the graph, the symbol for its result: a reference to spikes
     or sums, membranes, or a constant (:mod:`sw.exchange.steps`).
@@ -253,7 +253,7 @@ class _Reader:
     # -- the end
 
     def finish(self, outputs: list[Any]) -> Trace:
-        """Return the topology entries of the steps that lead to ``outputs``, and all problems.
+        """Return the steps that lead to ``outputs``, as entries of a topology, and all problems.
 
         ``outputs`` are the symbols for the results of the forward method. The entries are complete
         only if there are no problems.

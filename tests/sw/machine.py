@@ -33,7 +33,7 @@ class Machine:
     Members
     -------
     spikes : bits of spike memory (banks, bits).
-    active : number of spikes that each job of each layer read in the last run, (banks, n_jobs).
+    active : for each layer, numbers of spikes that its jobs read in the last run, (banks, n_jobs).
     """
 
     def __init__(self, program: Program):
