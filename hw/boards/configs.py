@@ -96,7 +96,7 @@ CONFIGS: dict[str, Config] = {
             spike_bytes=16384,
             offchip_depth=1 << 18,
             offchip_row_cycles=4,
-            clk_hz=60_000_000,
+            clk_hz=70_000_000,
             baud=1_000_000,
         ),
         Config(

@@ -23,7 +23,7 @@ from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
 @dataclass
 class Trace:
-    """The steps of a traced network as entries of a topology, and the parts that cannot be mapped."""
+    """The steps of a traced network as entries of a topology, and the parts that have none."""
 
     entries: list[Entry]
     """The network's entries, in the order in which they run."""
@@ -38,7 +38,7 @@ class Trace:
 
 
 def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
-    """Trace a module; return its steps as entries of a topology, and the parts that cannot be mapped.
+    """Trace a module; return its steps as entries of a topology, and the parts that have none.
 
     Parameters
     ----------
