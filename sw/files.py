@@ -22,7 +22,8 @@ encrypted or use an unknown compression."""
 def write_whole(path: str | Path, raw: bytes) -> None:
     """Write ``raw`` to a file completely or not at all. A temporary file in the same folder is
     written first and then renamed to ``path``. So a previous file at ``path`` remains if writing
-    fails.
+    fails. A symbolic link stays, and the file that it points to is written. Devices and pipes, such
+    as ``/dev/stdout``, are written directly, because renaming would replace them by a file.
 
     Raises
     ------
@@ -30,6 +31,10 @@ def write_whole(path: str | Path, raw: bytes) -> None:
         The file cannot be written. The temporary file has been removed.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_bytes(raw)
+        return
+    path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# OpenMP reads this when torch is imported. By default its threads spin between the many short
+# sums of an export, which takes more than half of the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
 from hw.spec import N_LEAK_SHIFTS, SpecError

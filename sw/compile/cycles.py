@@ -118,6 +118,8 @@ class _Queue:
 
         Cycles before ``cycle`` are not considered. Only the entries recorded so far count.
         """
+        if len(self.came) - self._n_went <= self.room:  # even if all entries had come already
+            return cycle
         while True:
             while self._n_came < len(self.came) and self.came[self._n_came] <= cycle:
                 self._n_came += 1
@@ -147,6 +149,8 @@ class _Moves:
 
     def cycle(self, move: int) -> int:
         """Return the clock cycle of ``move``, a number that counts only cycles without a stall."""
+        if not self._waits:
+            return move + self._passed
         return move + self._passed + sum(n for first, n in self._waits if first <= move)
 
     def since(self, cycle: int) -> int:
@@ -304,13 +308,15 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
     for job in active.swapaxes(0, 1).transpose(0, 2, 1).tolist():
         for of_banks in job:
             slot += 1
-            while True:
-                ready = max(queue.ready(slot - latency) + latency for queue, latency in rooms)
-                if ready == slot:
-                    break
-                slot = ready
-            for number, (bank, n_active) in enumerate(zip(banks, of_banks, strict=True)):
-                bank.chunk(n_active, slot + number + FETCH_LATENCY)
+            agreed = 0  # number of queues in a row that have room in the slot
+            while agreed < len(rooms):
+                for queue, latency in rooms:
+                    ready = queue.ready(slot - latency) + latency
+                    agreed = agreed + 1 if ready == slot else 1
+                    slot = ready
+            for number, bank in enumerate(banks):
+                if of_banks[number]:
+                    bank.chunk(of_banks[number], slot + number + FETCH_LATENCY)
         summed = max(
             bank.end_job(slot + number + FETCH_LATENCY) + joins[number]
             for number, bank in enumerate(banks)

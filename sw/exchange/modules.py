@@ -372,6 +372,10 @@ REMEDIES = {
         ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM", "LSTM", "GRU", "RNN"), RECURRENT
     ),
     **dict.fromkeys(("Synaptic", "Alpha", "SynapseFilter"), SYNAPTIC),
+    **dict.fromkeys(
+        ("QIFNode", "EIFNode", "IzhikevichNode"),
+        "its membrane does not change linearly: use IFNode or LIFNode",
+    ),
     "WSConv2d": "it scales its weights when it runs: store the scaled weights in a Conv2d",
     "WSLinear": "it scales its weights when it runs: store the scaled weights in a Linear",
     "LayerNorm": "it divides by statistics of its input: use batch-norm",

@@ -124,6 +124,9 @@ class _Reader:
     frameworks: dict[str, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    stand_ins: set[fx.Node] = field(default_factory=set)
+    """Calls of modules that cannot be mapped, and operations on their results that fail. Such an
+    operation is no problem of its own."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()
@@ -177,13 +180,20 @@ class _Reader:
                     "its input is no map of spikes or sums"
                 )
                 return OTHER
-            return self.leaf(module, str(node.target), given[0], given[1] if given[1:] else None)
+            name = self.tracer.full_name(str(node.target))
+            result = self.leaf(module, str(node.target), given[0], given[1] if given[1:] else None)
+            if name in self.problems or name in self.tracer.problems:
+                self.stand_ins.add(node)
+            return result
         try:
             return self.operations.apply(node, arguments, options, where)
         except ExchangeError as error:
-            self.problems[f"{where or 'the network'}, operation {operation_name(node)}"] = str(
-                error
-            )
+            if self.stand_ins.isdisjoint(node.all_input_nodes):
+                self.problems[f"{where or 'the network'}, operation {operation_name(node)}"] = str(
+                    error
+                )
+            else:
+                self.stand_ins.add(node)
             return next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
 
     def place(self, node: fx.Node) -> str:

@@ -358,3 +358,15 @@ def test_an_export_depends_on_the_checkpoint_alone(
     programs = [compile_network(file.network, config_by_name("ulx3s-85f")) for file in files]
     assert programs[0].images == programs[1].images
     assert programs[0].placements == programs[1].placements
+
+
+def test_idle_threads_of_an_export_sleep() -> None:
+    """OpenMP reads its wait policy when torch is imported, so it must be set before that."""
+    assert export.__file__ is not None
+    before, set_here, after = (
+        Path(export.__file__)
+        .read_text()
+        .partition('os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")')
+    )
+    assert set_here and "\nfrom sw." in after
+    assert "\nfrom sw." not in before and "\nimport torch" not in before

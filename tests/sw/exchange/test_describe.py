@@ -351,7 +351,7 @@ PARTS = {
     "a ReLU cannot be mapped: its output is numbers": nn.ReLU,
     "a LayerNorm cannot be mapped": lambda: nn.LayerNorm(10),
     "a NeuNorm cannot be mapped: modules that can be": lambda: layer.NeuNorm(2, 10, 10),
-    "a QIFNode cannot be mapped": neuron.QIFNode,
+    "a QIFNode cannot be mapped: its membrane": neuron.QIFNode,
     "set_spiking_mode": lambda: neuron.IFNode(surrogate_function=surrogate.Sigmoid(spiking=False)),
     "does not give spikes of 0 and 1": lambda: neuron.LIFNode(surrogate_function=Soft()),
     "its membrane starts at 0.5": lambda: started(0.5),
@@ -373,6 +373,22 @@ def test_what_would_be_another_network_is_refused_by_name(message: str, make: An
     with pytest.raises(ExchangeError) as error:
         describe(pair(make()), T, SHAPE, order=["first", "part"])
     assert message in str(error.value), "the same module is refused if order names it"
+
+
+def test_what_follows_from_a_refused_module_is_no_further_problem() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.synaptic = snntorch.Synaptic(0.5, 0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            synapses, membranes = self.synaptic.init_synaptic()
+            spikes, synapses, membranes = self.synaptic(x, synapses, membranes)
+            return spikes
+
+    with pytest.raises(ExchangeError) as error:
+        describe(Net(), 1, SHAPE)
+    assert [line[:12] for line in str(error.value).splitlines()[1:]] == ["  synaptic: "]
 
 
 HARMLESS = {
