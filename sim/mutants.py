@@ -16,14 +16,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
+import resource
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 from tqdm import tqdm
 
@@ -40,7 +43,7 @@ from sim.ladder import pins
 from sim.ladder.netlist import LadderError
 from sim.ladder.vectors import Vector, random_vector
 from sim.verilate import build_executable
-from sw.driver.errors import DeviceError, LinkTimeout
+from sw.driver.errors import DeviceError, LinkLost, LinkTimeout
 from sw.files import write_whole
 
 MAIN = Path(__file__).with_suffix(".cpp")
@@ -49,6 +52,10 @@ SELECT = "mutant_select"
 SELECT_BITS = 16
 VARIABLE = "SPIKEFOLD_MUTANT"
 """Environment variable from which the simulated device takes the number of the mutant."""
+LIMIT_VARIABLE = "SPIKEFOLD_MUTANT_CPU_S"
+"""Environment variable from which it takes its limit of processor time, in seconds."""
+LIMIT_FACTOR = 3
+"""How many times as long as the original a mutant may run, before it counts as silent."""
 PATIENCE_S = 1.0
 """How many seconds the driver waits for a reply, before it repeats a request."""
 KILLED, SILENT, SURVIVED = "killed", "silent", "survived"
@@ -142,23 +149,29 @@ def _without_port(match: re.Match[str]) -> str:
 
 
 def outcome(
-    program: Path, config: Config, vectors: Sequence[Vector], mutant: Mutant | None
+    program: Path,
+    config: Config,
+    vectors: Sequence[Vector],
+    mutant: Mutant | None,
+    limit_s: int | None = None,
 ) -> Outcome:
-    """Run one mutant, or the original if ``mutant`` is None, and return what happened."""
+    """Run one mutant, or the original if ``mutant`` is None, and return what happened.
+
+    Parameters
+    ----------
+    program : model of the device with all mutants.
+    limit_s : seconds of processor time after which the model ends; None means no limit.
+    """
     number, change = (0, "none") if mutant is None else (mutant.number, mutant.change)
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(number)
+    limit = {} if limit_s is None else {LIMIT_VARIABLE: str(limit_s)}
     try:
-        detail, state = str(pins.climb(program, config, vectors, patience_s=PATIENCE_S)), SURVIVED
-    except LinkTimeout as error:
+        with mock.patch.dict(os.environ, {VARIABLE: str(number), **limit}):
+            detail = str(pins.climb(program, config, vectors, patience_s=PATIENCE_S))
+            state = SURVIVED
+    except (LinkTimeout, LinkLost) as error:
         detail, state = str(error), SILENT
     except (LadderError, DeviceError) as error:
         detail, state = str(error), KILLED
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
     return Outcome(number=number, state=state, detail=detail[:300], change=change)
 
 
@@ -216,17 +229,24 @@ def run(
         defines={"CLK_HZ": config.clk_hz, "PORTABLE": 1},
         compile_args=("-O2",),
     )
+    before_s = _children_s()
     original = outcome(program, config, vectors, None)
+    limit_s = math.ceil(LIMIT_FACTOR * (_children_s() - before_s)) + 1
     if original.state != SURVIVED:
         raise LadderError(f"the device without mutants fails: {original.detail}")
     digest = hashlib.sha256(f"{verilog}{n} {seed}".encode()).hexdigest()[:20]
     results = Results(work_dir() / "mutants" / f"{config.name.replace('/', '-')}-{digest}.jsonl")
     left = [mutant for mutant in mutants if mutant.number not in results.outcomes]
     for mutant in tqdm(left[:limit], unit="mutant", disable=None):
-        found = outcome(program, config, vectors, mutant)
+        found = outcome(program, config, vectors, mutant, limit_s)
         results.add(found)
         on_outcome(found)
     return [results.outcomes[number] for number in sorted(results.outcomes)]
+
+
+def _children_s() -> float:
+    """Return the processor time of all processes that this one has started and that have ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

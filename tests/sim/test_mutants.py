@@ -14,7 +14,7 @@ from sim import mutants
 from sim.ladder.netlist import LadderError
 from sim.mutants import KILLED, SILENT, SURVIVED, Mutant, Outcome, Results
 from sw.cli.commands import EXIT_BAD_INPUT, EXIT_NO, EXIT_OK
-from sw.driver.errors import LinkTimeout, NotABoard
+from sw.driver.errors import LinkLost, LinkTimeout, NotABoard
 
 CONFIG = CONFIGS["ice40-hx8k"]
 NETLIST = """module spikefold(rst, mutant_select, clk);
@@ -45,6 +45,7 @@ def test_the_number_of_the_mutant_is_set_by_the_host() -> None:
         (LadderError("it differs"), KILLED),
         (NotABoard("it is silent"), KILLED),
         (LinkTimeout("no answer"), SILENT),
+        (LinkLost("its time was over"), SILENT),
     ],
 )
 def test_a_mutant_is_killed_by_a_difference_or_by_silence(
@@ -53,24 +54,30 @@ def test_a_mutant_is_killed_by_a_difference_or_by_silence(
     selected = []
 
     def climb(*arguments: object, patience_s: float) -> str:
-        selected.append(os.environ[mutants.VARIABLE])
+        selected.append((os.environ[mutants.VARIABLE], os.environ.get(mutants.LIMIT_VARIABLE)))
         if error is not None:
             raise error
         return "all equal"
 
     monkeypatch.setattr(mutants.pins, "climb", climb)
     monkeypatch.delenv(mutants.VARIABLE, raising=False)
-    one = mutants.outcome(Path("model"), CONFIG, [], Mutant(number=7, change="-mode inv"))
+    one = mutants.outcome(Path("model"), CONFIG, [], Mutant(number=7, change="-mode inv"), 9)
     assert (one.number, one.state, one.change) == (7, state, "-mode inv")
     assert one.detail == (str(error) if error else "all equal")
     assert mutants.outcome(Path("model"), CONFIG, [], None).number == 0
-    assert selected == ["7", "0"] and mutants.VARIABLE not in os.environ
+    assert selected == [("7", "9"), ("0", None)] and mutants.VARIABLE not in os.environ
 
 
 def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
 
-    def outcome(program: Path, config: object, vectors: object, mutant: Mutant | None) -> Outcome:
+    def outcome(
+        program: Path,
+        config: object,
+        vectors: object,
+        mutant: Mutant | None,
+        limit_s: int | None = None,
+    ) -> Outcome:
         if mutant is None:
             return found(0, SURVIVED)
         if len(ran) == 3:
