@@ -58,6 +58,8 @@ LIMIT_FACTOR = 3
 """How many times as long as the original a mutant may run, before it counts as silent."""
 PATIENCE_S = 1.0
 """How many seconds the driver waits for a reply, before it repeats a request."""
+N_QUICK, N_MORE = 2, 6
+"""Number of random networks for every mutant, and of further ones for mutants that survive them."""
 KILLED, SILENT, SURVIVED = "killed", "silent", "survived"
 """Results: something differed; the device no longer answered, so it was killed, too; or neither."""
 BOARD = "ice40-hx8k"
@@ -220,7 +222,9 @@ def run(
         The original, without any mutant, fails.
     """
     verilog, mutants = mutated(config, n, seed)
-    vectors = [random_vector(config, f"random {i}", 2, (seed, i)) for i in range(2)]
+    numbers = range(N_QUICK + N_MORE)
+    vectors = [random_vector(config, f"random {i}", 2, (seed, i)) for i in numbers]
+    quick, more = vectors[:N_QUICK], vectors[N_QUICK:]
     program = build_executable(
         verilog,
         MAIN,
@@ -230,7 +234,7 @@ def run(
         compile_args=("-O2",),
     )
     before_s = _children_s()
-    original = outcome(program, config, vectors, None)
+    original = outcome(program, config, quick, None)
     limit_s = math.ceil(LIMIT_FACTOR * (_children_s() - before_s)) + 1
     if original.state != SURVIVED:
         raise LadderError(f"the device without mutants fails: {original.detail}")
@@ -238,7 +242,9 @@ def run(
     results = Results(work_dir() / "mutants" / f"{config.name.replace('/', '-')}-{digest}.jsonl")
     left = [mutant for mutant in mutants if mutant.number not in results.outcomes]
     for mutant in tqdm(left[:limit], unit="mutant", disable=None):
-        found = outcome(program, config, vectors, mutant, limit_s)
+        found = outcome(program, config, quick, mutant, limit_s)
+        if found.state == SURVIVED:
+            found = outcome(program, config, more, mutant, limit_s * N_MORE)
         results.add(found)
         on_outcome(found)
     return [results.outcomes[number] for number in sorted(results.outcomes)]

@@ -82,7 +82,8 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monkey
             return found(0, SURVIVED)
         if len(ran) == 3:
             raise KeyboardInterrupt
-        ran.append(mutant.number)
+        if mutant.number not in ran:
+            ran.append(mutant.number)
         return found(mutant.number, SURVIVED if mutant.number == 2 else KILLED)
 
     drawn = [Mutant(number=n, change="") for n in range(1, 6)]
@@ -101,6 +102,26 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert mutants.main(["-n", "5", "--goal", "0.9"]) == EXIT_NO and not ran
     (path,) = (tmp_path / "mutants").iterdir()
     assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5]
+
+
+def test_a_mutant_that_survives_is_run_on_more_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(
+        program: Path,
+        config: object,
+        vectors: list[str],
+        mutant: Mutant | None,
+        limit_s: int | None = None,
+    ) -> Outcome:
+        return found(mutant.number if mutant else 0, KILLED if "random 5" in vectors else SURVIVED)
+
+    monkeypatch.setattr(mutants, "mutated", lambda *_, **__: ("x", [Mutant(number=1, change="")]))
+    monkeypatch.setattr(mutants, "build_executable", lambda *_, **options: Path("model"))
+    monkeypatch.setattr(mutants, "random_vector", lambda config, name, *_: name)
+    monkeypatch.setattr(mutants, "outcome", outcome)
+    monkeypatch.setattr(mutants, "work_dir", lambda: tmp_path)
+    assert [one.state for one in mutants.run(CONFIG, n=1, seed=0)] == [KILLED]
 
 
 def test_an_original_that_fails_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
