@@ -23,7 +23,7 @@ HOST := amaranth amaranth-boards numpy pyserial rich safetensors tqdm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo host test sim bitstreams ladder verify lint format docs clean
+.PHONY: help demo host test sim bitstreams ladder mutants campaign verify lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,14 @@ bitstreams: $(PLACERS) ## build all bitstreams that are missing or out of date (
 ladder: $(PLACERS) ## compare the iCE40 boards' bitstreams with the network, rung by rung (BOARDS='...')
 	$(PY) -m sim.ladder $(BOARDS) --again --no-record $(ARGS)
 
-verify: lint sim ladder ## everything: static checks, simulation, bitstreams, all tests, the slow ones too
+mutants: $(INSTALLED) ## 30 more of 1,000 small changes of the gateware: does the ladder notice them?
+	$(PY) -m sim.mutants --run 30 --goal 0.8 $(ARGS)
+
+campaign: $(INSTALLED) ## hours: all mutants (goes on where it ended), then faults of the serial line
+	$(PY) -m sim.mutants --goal 0.8
+	$(PY) -m sim.campaign $(ARGS)
+
+verify: lint sim ladder mutants ## everything: static checks, simulation, bitstreams, all tests, the slow ones too
 	$(PYTEST) -m "not board" $(ARGS)
 
 lint: $(LINTERS) ## static checks: ruff and pyright

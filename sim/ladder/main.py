@@ -25,16 +25,16 @@ from hw.tools.command import EXIT_NO, EXIT_OK, CommandParser, ending, exit_codes
 from hw.tools.manifest import climbed, load_manifest, manifest_path, record_rung
 from hw.tools.netlist import BuildError, StaleError
 from sim.ladder import plants
-from sim.ladder.devices import ICE40, Build, family_of
+from sim.ladder.devices import Build, family_of
 from sim.ladder.netlist import LadderError
 from sim.ladder.rungs import RUNGS, Climb, Options, Rung
 from sim.runner import CocotbError
 from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
-PLANT_BOARD = "ice40-hx8k"
-"""Board in whose build deliberate bugs are planted, if none is named. Its netlists are built and
-run fastest."""
+PLANT_BOARDS = ("ice40-hx8k", "ulx3s-25f")
+"""Boards, one of each family, in whose builds deliberate bugs are planted if none is named. Their
+netlists are built and run fastest."""
 NAMES = tuple(rung.name for rung in RUNGS)
 PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
@@ -187,8 +187,8 @@ def _parser() -> CommandParser:
         metavar="WORD",
         nargs="?",
         const="",
-        help="plant bugs in all layers (those whose names contain WORD) of an iCE40 board, and "
-        "show which rung catches each",
+        help="plant bugs in all layers (those whose names contain WORD) of an iCE40 and an "
+        "ECP5 board, and show which rung catches each",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -212,25 +212,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(lines) or "all rungs have been climbed")
         return EXIT_NO if lines else EXIT_OK
     if args.plant is not None:
-        return _plant(args, boards)
+        return _plant(args, args.boards or PLANT_BOARDS)
     return _climb_all(args, boards, rungs)
 
 
 def _plant(args: argparse.Namespace, boards: Sequence[str]) -> int:
-    """Plant the bugs that the option ``--plant`` selects, and print which rungs (checks) catch
-    them.
-
-    Return the command's exit code.
-    """
-    board = boards[0] if args.boards else PLANT_BOARD
-    bugs = [bug for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS) if args.plant in bug.name]
-    climb = Climb(Build.of(board), Options(n_random=1, patience_s=plants.PATIENCE_S))
-    if climb.build.family != ICE40:
-        raise LadderError(f"bugs are planted in boards with an iCE40, such as {PLANT_BOARD}")
+    """Plant the bugs that the option ``--plant`` selects, and print which rungs catch them."""
+    options = Options(n_random=1, patience_s=plants.PATIENCE_S)
+    climbs = [Climb(Build.of(board), options) for board in boards]
+    pairs = [
+        (bug, climb)
+        for bug in (*plants.SOURCE_BUGS, *plants.TOOL_BUGS)
+        for climb in climbs
+        if args.plant in bug.name and climb.build.family == bug.family
+    ]
+    if not pairs:
+        raise BuildError(
+            f"no bug is planted: none that contains {args.plant!r} is for {', '.join(boards)}. "
+            f"Leave out the boards to plant bugs in {' and '.join(PLANT_BOARDS)}"
+        )
     outcomes = []
-    for bug in tqdm(bugs, unit="bug", disable=None):
+    for bug, climb in tqdm(pairs, unit="bug", disable=None):
         if isinstance(bug, plants.SourceBug):
-            outcomes.append(plants.plant_in_sources(bug, board))
+            outcomes.append(plants.plant_in_sources(bug, climb.build.source.board))
         else:
             outcomes.append(plants.plant_in_tools(bug, climb))
         if not args.json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from pathlib import Path
 from unittest import mock
 
 from hw.tools.folders import ROOT
-from sim.ladder import devices, ice40_bits
+from sim.ladder import devices, ecp5_bits, ice40_bits
+from sim.ladder.devices import ECP5, ICE40
 from sim.ladder.ice40_bits import LUT_ORDER, Bits
 from sim.ladder.netlist import Cell, LadderError, Netlist
 from sim.ladder.rungs import RUNGS, Climb
@@ -48,17 +50,34 @@ class SourceBug:
     old: str
     new: str
 
+    @property
+    def family(self) -> str:
+        """Family of devices for whose boards the sources are built."""
+        return ICE40
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToolBug:
-    """Bug of a build tool, made by changing the netlist (``cells``) or the bits that the tool has
-    written."""
+    """Bug of a tool: a change of what it has written, which is one of three things.
+
+    Attributes
+    ----------
+    cells : change of a netlist of an iCE40.
+    bits : change of the bits of an iCE40.
+    settings : change of the bits of an ECP5, as text (:mod:`sim.ladder.ecp5_bits`).
+    """
 
     name: str
     caught_by: str
     """Name of the rung (check) that reads the tool's result and must fail."""
     cells: Callable[[Netlist], Netlist] | None = None
     bits: Callable[[Bits], Bits] | None = None
+    settings: Callable[[str], str] | None = None
+
+    @property
+    def family(self) -> str:
+        """Family of devices in whose bitstreams the bug is planted."""
+        return ICE40 if self.settings is None else ECP5
 
 
 SOURCE_BUGS = (
@@ -231,6 +250,21 @@ def _open_switches(bits: Bits) -> None:
             bits.tiles[y, x, row, column] = 0
 
 
+def _edit(pattern: str, new: str) -> Callable[[str], str]:
+    """Return a function that replaces the first match of a regular expression in a text.
+
+    It raises a :class:`sim.ladder.netlist.LadderError` if there is no match.
+    """
+
+    def edit(text: str) -> str:
+        found, n = re.subn(pattern, new, text, count=1)
+        if not n:
+            raise LadderError(f"nothing matches {pattern!r}")
+        return found
+
+    return edit
+
+
 TOOL_BUGS = (
     ToolBug(
         name="synthesis: one bit of an adder is wrong",
@@ -291,6 +325,26 @@ TOOL_BUGS = (
         name="bits: a clock does not reach its global network",
         caught_by="bitstream",
         bits=lambda bits: replace(bits, extra=set()),
+    ),
+    ToolBug(
+        name="bits: the PLL of an ECP5 divides by another number",
+        caught_by="bitstream",
+        settings=_edit(r"word: CLKOP_DIV 0", "word: CLKOP_DIV 1"),
+    ),
+    ToolBug(
+        name="bits: an output pin of an ECP5 is an input",
+        caught_by="bitstream",
+        settings=_edit(r"enum: (PIO.).BASE_TYPE OUTPUT_\w+", r"enum: \1.BASE_TYPE INPUT_LVCMOS33"),
+    ),
+    ToolBug(
+        name="bits: a pin of an ECP5 has no pull-up",
+        caught_by="bitstream",
+        settings=_edit(r"PULLMODE UP", "PULLMODE NONE"),
+    ),
+    ToolBug(
+        name="bits: a block RAM of an ECP5 is narrower",
+        caught_by="bitstream",
+        settings=_edit(r"(PDPW16KD.DATA_WIDTH_R) 36", r"\1 9"),
     ),
 )
 
@@ -369,13 +423,19 @@ def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
     fails."""
     rung = next(rung for rung in RUNGS if rung.name == bug.caught_by)
     read, unpack = devices.read_json, ice40_bits.unpack
-    cells, bits = bug.cells, bug.bits
+    cells, bits, settings = bug.cells, bug.bits, bug.settings
+    text_of = ecp5_bits.unpack
     with (
         mock.patch.object(
             devices, "read_json", lambda path: read(path) if cells is None else cells(read(path))
         ),
         mock.patch.object(
             ice40_bits, "unpack", lambda path: unpack(path) if bits is None else bits(unpack(path))
+        ),
+        mock.patch.object(
+            ecp5_bits,
+            "unpack",
+            lambda path: text_of(path) if settings is None else settings(text_of(path)),
         ),
     ):
         try:

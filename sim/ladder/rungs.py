@@ -157,7 +157,7 @@ RUNGS = (
     ),
     Rung(
         name="bitstream",
-        compares="netlist that the bits of the shipped file configure; ECP5: its settings",
+        compares="netlist that the bits of the shipped file configure; ECP5: all its bits",
         catches="routing, contents of tables and memories, pins, PLL settings",
         run=_bits,
         lacking=(GOWIN,),

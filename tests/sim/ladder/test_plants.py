@@ -6,6 +6,7 @@ import pytest
 
 from hw.tools.folders import ROOT
 from sim.ladder import plants
+from sim.ladder.devices import ECP5, ICE40
 from sim.ladder.rungs import RUNGS
 
 NAMES = [rung.name for rung in RUNGS]
@@ -22,7 +23,8 @@ def test_every_rung_has_a_bug_that_it_must_catch() -> None:
     assert {bug.caught_by for bug in bugs} == set(NAMES)
     assert len({bug.name for bug in bugs}) == len(bugs) >= 20
     for bug in plants.TOOL_BUGS:
-        assert (bug.cells is None) != (bug.bits is None)
+        assert [bug.cells, bug.bits, bug.settings].count(None) == 2
+        assert bug.family == (ICE40 if bug.settings is None else ECP5)
 
 
 def test_a_row_says_if_another_rung_caught_a_bug() -> None:

@@ -16,9 +16,8 @@ from sw.training import speed
 
 
 def test_a_peer_is_the_same_network() -> None:
-    """Check that the network built for other frameworks equals ours if it gets our neurons.
-
-    Class scores and gradients are compared.
+    """Check that the benchmark's copy of a network, made for the neurons of another framework (a
+    peer), has the same class scores and gradients if it gets our neurons instead.
     """
 
     class Plain(torch.nn.Module):
