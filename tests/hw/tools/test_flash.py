@@ -220,7 +220,7 @@ def test_the_firmware_of_a_bridge_that_does_not_answer_is_said(monkeypatch) -> N
 
 def usb(port: str, vid: int, pid: int, location: str, **more: str) -> SimpleNamespace:
     """Return a serial port as the operating system lists it."""
-    values = {"serial_number": None, "description": "USB serial"} | more
+    values = {"serial_number": None, "description": "USB serial", "product": None} | more
     return SimpleNamespace(device=port, vid=vid, pid=pid, location=location, **values)
 
 
