@@ -15,7 +15,8 @@
 // it check the rows over the line.
 //
 // With the macro PORTABLE the device is the portable Verilog, which has one clock and a
-// reset that it prolongs itself.
+// reset that it prolongs itself. With the macro USB, a USB host moves the bytes over the pins D+ and D-
+// in place of the UART.
 #include <asm/termbits.h>  // for rates of any value, which <termios.h> does not know
 #include <fcntl.h>
 #include <poll.h>
@@ -36,6 +37,9 @@
 #include "Vtop.h"
 #ifdef SDRAM_DATA_BITS
 #include "sdram.hpp"
+#endif
+#ifdef USB
+#include "usb_port.hpp"
 #endif
 #ifndef PORTABLE
 #include "Vtop___024root.h"
@@ -187,10 +191,16 @@ int main(int argc, char** argv) {
     [[maybe_unused]] bool every_cycle = false;
     [[maybe_unused]] const char* sdram_path = nullptr;  // file of the SDRAM's contents
     unsigned long n_latency_cycles = 0;  // of the adapter between client and line, each way
+#ifdef USB
+    UsbOptions usb_options;
+#endif
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--stats") == 0) stats = true;
         if (strcmp(argv[i], "--direct") == 0) direct = true;
         if (strcmp(argv[i], "--every-cycle") == 0) every_cycle = true;
+#ifdef USB
+        usb_options.parse(argv[i]);
+#endif
         if (strncmp(argv[i], "--sdram=", 8) == 0) sdram_path = argv[i] + 8;
         if (strncmp(argv[i], "--latency=", 10) == 0) n_latency_cycles = atof(argv[i] + 10) * kClkHz;
     }
@@ -236,12 +246,19 @@ int main(int argc, char** argv) {
     device.clk = device.core_clk = 1;
     int n_core_cycles = 0;  // that the core's clock still has to run
     int n_link_cycles = 0;  // that the link's clock still has to run
+#ifdef USB
+    UsbClocks usb_clocks(device);
+#endif
 #ifdef SDRAM_DATA_BITS
     Sdram sdram(1, sdram_path);  // its clock stands still with the core's
 #endif
     // Without the locks and message queues of Vtop::eval(), which the model does not need.
     const auto evaluate = [&device] { Vtop___024root___eval(device.rootp); };
     const auto tick = [&] {
+#ifdef USB
+        usb_clocks.tick();
+        n_link_cycles = kSettleCycles;
+#endif
         if (device.link_wanted || !device.rx || device.rst || every_cycle) {
             n_link_cycles = kSettleCycles;
         }
@@ -269,9 +286,12 @@ int main(int argc, char** argv) {
         evaluate();
 #endif
     };
-    const auto reset = [&device, &tick] {
+    const auto reset = [&] {
         device.rx = 1;
         device.rst = device.core_rst = 1;
+#ifdef USB
+        usb_clocks.reset(tick);
+#endif
         tick();
         tick();
         device.rst = device.core_rst = 0;
@@ -305,8 +325,12 @@ int main(int argc, char** argv) {
         return true;
     };
 
-    Uart uart;
     std::deque<std::pair<unsigned long, unsigned char>> unsent;  // each with the cycle it is due at
+#ifdef USB
+    UsbPort uart(device, tick, usb_options);
+#else
+    Uart uart;
+#endif
     unsigned long n_cycles = 0, n_bytes_in = 0, n_bytes_out = 0;
     const double cpu_start = seconds(CLOCK_PROCESS_CPUTIME_ID);
     const auto print_stats = [&](FILE* file) {
@@ -315,6 +339,9 @@ int main(int argc, char** argv) {
                 "{\"n_cycles\": %lu, \"cpu_s\": %.3f, \"mcycles_per_s\": %.3f, "
                 "\"n_bytes_in\": %lu, \"n_bytes_out\": %lu}\n",
                 n_cycles, cpu, n_cycles / cpu * 1e-6, n_bytes_in, n_bytes_out);
+#ifdef USB
+        uart.print_stats(file);
+#endif
         fflush(file);
     };
 
@@ -338,6 +365,9 @@ int main(int argc, char** argv) {
         if (reset_wanted) {
             reset_wanted = 0;
             reset();
+#ifdef USB
+            uart.enumerate();
+#endif
         }
         if (stats_wanted) {
             stats_wanted = 0;
@@ -363,7 +393,8 @@ int main(int argc, char** argv) {
             unsigned char bytes[kMaxToSend];
             const ssize_t n = read(terminal.master, bytes, sizeof bytes);
             if (n > 0) {
-                uart.send({n_cycles + n_latency_cycles, uart.receive_divisor, {bytes, bytes + n}});
+                uart.send(Chunk{
+                    n_cycles + n_latency_cycles, uart.receive_divisor, {bytes, bytes + n}});
                 n_bytes_in += n;
             }
         }
@@ -379,6 +410,12 @@ int main(int argc, char** argv) {
         }
         if (!room || !(active || uart.sending())) continue;
 
+#ifdef USB
+        for (const unsigned char byte : uart.transact(n_cycles)) {
+            unsent.emplace_back(n_cycles + n_latency_cycles, byte);
+            n_bytes_out++;
+        }
+#else
         for (int i = 0; i < kSliceCycles; i++) {
             device.rx = uart.drive(n_cycles + i);
             tick();
@@ -388,6 +425,7 @@ int main(int argc, char** argv) {
             }
         }
         n_cycles += kSliceCycles;
+#endif
     }
 
     if (stats) print_stats(stderr);

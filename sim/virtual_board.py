@@ -3,7 +3,8 @@
 Any program opens the port like that of a real board. The device's clock stands still while the
 board is idle; otherwise it runs as fast as the machine allows. The baud rate that is set on the
 port determines how many clock cycles a bit takes, as on a real board. If it differs from the
-device's rate, neither side understands the other.
+device's rate, neither side understands the other. A board with a serial port over USB is simulated
+with a USB host at D+ and D- in place of the UART, see ``usb_host.hpp``.
 
 The signal SIGUSR1 resets the device. SIGUSR2 prints numbers of cycles and bytes and the speed so
 far as JSON on standard output; the option ``--stats`` prints the same at the end.
@@ -17,11 +18,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from amaranth.lib import wiring
 
-from hw.boards.configs import CONFIGS_HELP, config_by_name, sdram_of
+from hw.boards.configs import CONFIGS_HELP, config_by_name, has_usb, sdram_of
 from hw.core.core import Core
 from hw.spec import Config, SpecError
 from hw.tools.portable import MODULE
@@ -42,7 +44,11 @@ def _fingerprint(config: Config) -> str:
         *sorted(path for path in GATEWARE.rglob("*.py") if path.parent.name not in NOT_SIMULATED),
         Path(__file__).with_name("virtual_top.py"),
     ]
-    return "\0".join([repr(config), *(f"{path.name}\0{path.read_text()}" for path in sources)])
+    packages = [metadata.version(name) for name in ("luna-usb", "usb-protocol")]
+    usb = packages if has_usb(config) else []
+    return "\0".join(
+        [repr(config), *usb, *(f"{path.name}\0{path.read_text()}" for path in sources)]
+    )
 
 
 def executable(
@@ -68,6 +74,8 @@ def executable(
     defines = {"CLK_HZ": config.clk_hz}
     if config.offchip_depth:
         defines |= sdram_model.defines(sdram_of(config), config.clk_hz)
+    if has_usb(config):
+        defines |= {"USB": 1}
     if verilog is not None:
         return build_executable(
             verilog, MAIN, name=name, top=MODULE, defines=defines | {"PORTABLE": 1}
@@ -155,6 +163,16 @@ def _parser() -> CommandParser:
         "write while the board is idle",
     )
     parser.add_argument(
+        "--vcd", type=Path, metavar="FILE", help="write a trace of D+ and D- of a board with USB"
+    )
+    parser.add_argument(
+        "--usb-errors",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the USB packets that are damaged or lost (default: 0)",
+    )
+    parser.add_argument(
         "--stats", action="store_true", help="print cycles, bytes and speed as JSON at the end"
     )
     return parser
@@ -175,6 +193,10 @@ def main(argv: list[str] | None = None) -> int:
         *["--stats"] * arguments.stats,
         *["--direct"] * arguments.direct,
     ]
+    if arguments.vcd is not None:
+        options.append(f"--vcd={arguments.vcd}")
+    if arguments.usb_errors:
+        options.append(f"--usb-errors={arguments.usb_errors}")
     if arguments.sdram is not None:
         options.append(f"--sdram={arguments.sdram}")
     if link is None:

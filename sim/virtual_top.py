@@ -15,12 +15,14 @@ from amaranth import Cat, DomainRenamer, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.boards.configs import sdram_of
+from hw.boards.configs import has_usb, sdram_of
 from hw.bus import CoreBus, OffchipMemory, row_write_layout
 from hw.offchip.memory import SdramMemory
 from hw.offchip.pins import SdramPins
 from hw.spec import Config
 from hw.top import Top
+from hw.usb.pins import UsbPins
+from hw.usb.serial_port import UsbSerialPort
 
 
 class DirectCore(wiring.Component):
@@ -83,6 +85,7 @@ class VirtualTop(wiring.Component):
     -------
     rx, tx, activity : see :class:`hw.top.Top`.
     sdram : pins of the SDRAM, if the device has one. It is in the core's clock domain.
+    usb : pins of the serial port over USB, if the device has one.
     core_wanted : high while the core is busy or its bus is in use. The core's clock must run while
         it is high, and for some more cycles, until the core's pipelines are empty.
     link_wanted : high while the link is busy, while ``rx`` is low, and when a run has begun or
@@ -107,6 +110,8 @@ class VirtualTop(wiring.Component):
         }
         if config.offchip_depth:
             members["sdram"] = Out(SdramPins(sdram_of(config)))
+        if has_usb(config):
+            members["usb"] = Out(UsbPins())
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -124,7 +129,11 @@ class VirtualTop(wiring.Component):
             with m.Elif(bus.read_data.valid):
                 m.d.core += reads.eq(0)
             in_use += [~sdram.ready, reads]
-        m.submodules.top = top = Top(self._config, core=core, sdram=sdram)
+        usb = None
+        if has_usb(self._config):
+            usb = UsbSerialPort()
+            connect(m, usb.pins, flipped(self.usb))
+        m.submodules.top = top = Top(self._config, core=core, sdram=sdram, usb=usb)
         # Events of the core that an idle link reacts to, and those that it has seen: if one occurs
         # while the link's clock stands still, the two differ until the clock runs again.
         events = Cat(bus.busy, bus.done.valid, bus.read_data.valid)

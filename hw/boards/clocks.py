@@ -18,7 +18,7 @@ from amaranth import (
 )
 from amaranth.build import Platform
 from amaranth.lib import io
-from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform
 
 from hw.boards.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll, ice40_pll
@@ -28,6 +28,9 @@ RESET_SECONDS = 20e-6
 """Length of the reset, from the moment at which the PLL has locked. The block RAM of
 an iCE40 reads as zero for the first 3 us, see Amaranth's
 ``LatticeICE40Platform.create_missing_domain``."""
+
+USB_IO_HZ, USB_HZ = 48_000_000, 12_000_000
+"""Clocks of a full-speed USB device: four samples of each bit, and the rate of the bits."""
 
 
 class Clocks(Elaboratable):
@@ -92,6 +95,43 @@ def hold_reset(m: Module, clk_hz: int, clk: Value, locked: Value) -> None:
         m.d.unreset += timer.eq(timer + 1)
 
 
+class UsbClocks(Elaboratable):
+    """Drive the clock domains of :class:`hw.usb.serial_port.UsbSerialPort` on an ECP5.
+
+    They are ``usb_io`` of 48 MHz and ``usb`` of 12 MHz. Both come from a second PLL, whose input is
+    the clock of ``sync``: no PLL of an ECP5 can make 48 MHz from 25 MHz within its ranges. They are
+    in reset while ``sync`` is, and until that PLL has locked.
+
+    Parameters
+    ----------
+    clk_hz : frequency of ``sync``.
+
+    Raises
+    ------
+    SpecError
+        The PLL cannot make 48 MHz from it.
+    """
+
+    def __init__(self, clk_hz: int):
+        self._settings = ecp5_pll(clk_hz, USB_IO_HZ)
+
+    def elaborate(self, platform: Platform) -> Module:
+        m = Module()
+        locked = Signal()
+        m.submodules.pll = _ecp5_instance(
+            self._settings,
+            ClockSignal("sync"),
+            ClockSignal("usb_io"),
+            locked,
+            slow=(ClockSignal("usb"), USB_IO_HZ // USB_HZ),
+        )
+        for domain in ("usb_io", "usb"):
+            m.submodules[domain] = ResetSynchronizer(
+                ~locked | ResetSignal("sync"), domain=domain, stages=4
+            )
+        return m
+
+
 def pll(clk_hz: int, platform: Platform) -> Callable[..., Instance]:
     """Return a function that instantiates the device's PLL for an output of ``clk_hz``.
 
@@ -116,9 +156,23 @@ def _ecp5_instance(
     o: Value,
     locked: Value,
     late: tuple[Value, float] | None = None,
+    slow: tuple[Value, int] | None = None,
 ) -> Instance:
+    """Return an ECP5's PLL with the clock input ``i``, the output ``o`` and the lock signal.
+
+    A second output has the same frequency and a phase (``late``, see :class:`Clocks`) or a
+    frequency that is lower by an integer factor (``slow``).
+    """
     feedback = Signal()
     second = {}
+    if slow is not None:
+        second = {
+            "p_CLKOS2_ENABLE": "ENABLED",
+            "p_CLKOS2_DIV": settings.clkos_div * slow[1],
+            "p_CLKOS2_CPHASE": settings.clkos_div * slow[1] - 1,
+            "p_CLKOS2_FPHASE": 0,
+            "o_CLKOS2": slow[0],
+        }
     if late is not None:
         # A phase is set in eighths of the oscillator's period.
         whole, eighths = divmod(round(8 * settings.clkos_div * late[1]), 8)

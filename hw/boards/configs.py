@@ -9,9 +9,10 @@ on the 45F; and 208 on the 85F. iCE40 UltraPlus (FPGA-DS-02008) has four SPRAMs 
 thirty block RAMs of 4 kbit.
 
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
-width, with the same number of bits of weight memory. The ULX3S-85F has two entries: ``ulx3s-85f``
-has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four banks and 4-bit
-weights.
+width, with the same number of bits of weight memory. The ULX3S-85F has several entries:
+``ulx3s-85f`` has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four
+banks and 4-bit weights; ``ulx3s-85f-usb`` is the same with a second serial port, on the connector
+US2.
 
 Boards whose bitstream a vendor's tool makes have board files instead (:mod:`hw.boards.board_file`):
 those that come with Spikefold are known by their names, others by the paths of their files.
@@ -29,6 +30,18 @@ from hw.text import did_you_mean
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
+_ECP5_85F_WIDE = {
+    "banks": 4,
+    "lanes": 32,
+    "weight_bits": 4,
+    "weight_depth": 4096,
+    "chunk_bits": 32,
+    "fire_lanes": 8,
+    "sum_bits": 14,
+    "membrane_bits": 18,
+    "membrane_slots": 16,
+    "spike_bytes": 8192,
+}
 _TWO_BANKS = {"banks": 2, "chunk_bits": 32, "fire_lanes": 4}
 _ECP5_25F = {**_TWO_BANKS, "weight_depth": 2048, "spike_bytes": 8192}
 _ICE40 = {
@@ -49,20 +62,9 @@ CONFIGS: dict[str, Config] = {
         # The default virtual board: the core of the ULX3S-85F behind the fastest possible UART.
         Config(name="sim", **_ECP5_85F),
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
-        Config(
-            name="ulx3s-85f-wide",
-            banks=4,
-            lanes=32,
-            weight_bits=4,
-            weight_depth=4096,
-            chunk_bits=32,
-            fire_lanes=8,
-            sum_bits=14,
-            membrane_bits=18,
-            membrane_slots=16,
-            spike_bytes=8192,
-            **_60_MHZ,
-        ),
+        Config(name="ulx3s-85f-wide", **_ECP5_85F_WIDE, **_60_MHZ),
+        # About what full-speed USB carries: 1 MB/s, with 10 bits per byte.
+        Config(name="ulx3s-85f-usb", **_ECP5_85F_WIDE, clk_hz=60_000_000, baud=10_000_000),
         Config(
             name="ulx3s-85f-sdram",
             banks=4,
@@ -152,6 +154,8 @@ CONFIGS: dict[str, Config] = {
 """Configuration of every board, and of the virtual board ``sim``, by name."""
 BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 """Names of the real boards."""
+USB_BOARDS = ("ulx3s-85f-usb",)
+"""Names of the boards whose FPGA is itself a USB device (:mod:`hw.usb`)."""
 BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
 """List of board names for help texts."""
 CONFIGS_HELP = f"{', '.join(BOARDS)}, {', '.join(SHIPPED)} (also with /w2, /w4, /w8), a board file"
@@ -217,6 +221,11 @@ def sdram_of(config: Config) -> SdramChip:
     if chip is not None:
         return chip
     raise SpecError(f"{config.name!r} has no SDRAM: use Config.offchip_depth = 0")
+
+
+def has_usb(config: Config) -> bool:
+    """Return whether a board's bitstream has a serial port over USB besides its UART."""
+    return config.name in USB_BOARDS
 
 
 def is_known(config: Config) -> bool:

@@ -7,7 +7,7 @@ that it lacks are described here in the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,14 @@ from amaranth_boards.ulx3s import (
 )
 
 from hw.boards.board_file import SUFFIX
-from hw.boards.clocks import Clocks, pll
-from hw.boards.configs import config_by_name
+from hw.boards.clocks import Clocks, UsbClocks, pll
+from hw.boards.configs import config_by_name, has_usb
 from hw.boards.sdram import CLOCK_DOMAIN, CLOCK_PHASE, connect_sdram, sdram_memory
 from hw.core.weights import spram_grid
 from hw.parts.memories import has_spram
 from hw.spec import Config, SpecError
 from hw.top import Top
+from hw.usb.serial_port import UsbSerialPort
 
 
 class ColorlightI5Platform(LatticeECP5Platform):
@@ -207,6 +208,7 @@ _ICE40_PROGRAMMERS = (
 TARGETS: dict[str, Target] = {
     "ulx3s-85f": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-wide": _ulx3s(ULX3S_85F_Platform, 208),
+    "ulx3s-85f-usb": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-sdram": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-45f": _ulx3s(ULX3S_45F_Platform, 108),
     "ulx3s-25f": _ulx3s(ULX3S_25F_Platform, 56),
@@ -268,12 +270,14 @@ def check_device(config: Config, platform: Platform) -> None:
         spram_grid(config)
 
 
-def _with_pull_up(resource: Resource, name: str) -> None:
-    """Enable the pull-ups of the pins of an ECP5 that belong to the subsignal ``name`` of a
-    resource."""
+def _set_pull(resource: Resource, names: Container[str], mode: str) -> None:
+    """Set the resistor in an ECP5's pins that are the subsignals ``names`` of a resource.
+
+    ``mode`` is ``UP`` or ``NONE``; without a setting, it pulls the pin down.
+    """
     for subsignal in resource.ios:
-        if subsignal.name == name:
-            subsignal.attrs["PULLMODE"] = "UP"
+        if subsignal.name in names:
+            subsignal.attrs["PULLMODE"] = mode
 
 
 class BoardTop(Elaboratable):
@@ -297,10 +301,11 @@ class BoardTop(Elaboratable):
             m.domains += ClockDomain(CLOCK_DOMAIN, reset_less=True)
             m.submodules.clocks = Clocks(self._config.clk_hz, CLOCK_DOMAIN, CLOCK_PHASE)
             connect_sdram(m, platform, sdram)
-        m.submodules.top = top = Top(self._config, sdram=sdram)
+        usb = self._usb_port(m, platform) if has_usb(self._config) else None
+        m.submodules.top = top = Top(self._config, sdram=sdram, usb=usb)
 
         if isinstance(platform, LatticeECP5Platform):
-            _with_pull_up(platform.lookup("uart", 0), "rx")
+            _set_pull(platform.lookup("uart", 0), ("rx",), "UP")
         uart = self._request(platform, "uart")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
@@ -315,6 +320,26 @@ class BoardTop(Elaboratable):
                 m.submodules[f"{resource}_{name}"] = buffer
                 m.d.comb += [buffer.o.eq(level or 0), buffer.oe.eq(level is not None)]
         return m
+
+    def _usb_port(self, m: Module, platform: Platform) -> UsbSerialPort:
+        """Return a serial port over USB, and connect its pins and clocks."""
+        port = UsbSerialPort()
+        for domain in ("usb_io", "usb"):
+            m.domains += ClockDomain(domain)
+        m.submodules.usb_clocks = UsbClocks(self._config.clk_hz)
+        # As in the board's own constraints: the levels on the bus are USB's.
+        _set_pull(platform.lookup("usb", 0), ("d_p", "d_n"), "NONE")
+        pins, usb = self._request(platform, "usb"), port.pins
+        for name in ("d_p", "d_n"):
+            m.submodules[f"usb_{name}"] = buffer = io.Buffer("io", getattr(pins, name))
+            m.d.comb += [
+                getattr(usb, f"{name}_i").eq(buffer.i),
+                buffer.o.eq(getattr(usb, f"{name}_o")),
+                buffer.oe.eq(usb.oe),
+            ]
+        m.submodules.usb_pullup = pullup = io.Buffer("o", pins.pullup)
+        m.d.comb += pullup.o.eq(usb.pullup)
+        return port
 
     @staticmethod
     def _request(platform: Platform, name: str) -> Any:

@@ -1,6 +1,7 @@
 """USB bridges of the known boards, by which their serial ports are recognised among all ports.
 
-When boards are searched, nothing is sent to ports of other devices, such as printers and modems.
+The FPGA of some boards is a USB device itself, which counts as a bridge here, too. When boards are
+searched, nothing is sent to ports of other devices, such as printers and modems.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from serial.tools import list_ports
 
 from hw.boards.board_file import SHIPPED
-from hw.boards.configs import BOARDS
+from hw.boards.configs import BOARDS, USB_BOARDS
+from hw.usb.identity import PRODUCT, PRODUCT_ID, VENDOR_ID
 
 _GOOD_FIRMWARE = "2025012315"
 """Firmware version of the BL616, the USB bridge of the Tang Nano 20K, with which users report no
@@ -32,6 +34,8 @@ class Bridge:
     example, one of the two interfaces of an FT2232H is used to program the board."""
     boards: tuple[str, ...]
     """Names of the boards that have this bridge."""
+    product: str | None = None
+    """Name that the device gives itself, if its IDs are not its own; None means any."""
 
 
 BRIDGES = (
@@ -47,6 +51,8 @@ BRIDGES = (
             *(name for name in SHIPPED if name in ("arty-a7-100t", "basys3")),
         ),
     ),
+    # The FPGA itself, by the connector US2 of the ULX3S.
+    Bridge(vid=VENDOR_ID, pid=PRODUCT_ID, interface=None, boards=USB_BOARDS, product=PRODUCT),
     # DAPLink on the extension board of the Colorlight i5.
     Bridge(
         vid=0x0D28,
@@ -72,17 +78,21 @@ def interface_of(location: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def bridge_of(vid: int | None, pid: int | None, location: str | None) -> Bridge | None:
+def bridge_of(
+    vid: int | None, pid: int | None, location: str | None, product: str | None = None
+) -> Bridge | None:
     """Return the USB bridge of a known board to which a serial port may belong, or None.
 
-    ``vid`` and ``pid`` are the port's USB vendor and product ID. If the bridge has several USB
-    interfaces, the port must be the one with the serial line. A port whose interface is not known
-    is accepted.
+    ``vid`` and ``pid`` are the port's USB vendor and product ID, ``product`` is the name that the
+    device gives itself. If the bridge has several USB interfaces, the port must be the one with the
+    serial line. What the operating system does not say is accepted.
     """
     interface = interface_of(location)
     for bridge in BRIDGES:
-        if (bridge.vid, bridge.pid) == (vid, pid) and (
-            None in (interface, bridge.interface) or interface == bridge.interface
+        if (
+            (bridge.vid, bridge.pid) == (vid, pid)
+            and (None in (interface, bridge.interface) or interface == bridge.interface)
+            and (None in (product, bridge.product) or product == bridge.product)
         ):
             return bridge
     return None

@@ -192,7 +192,7 @@ def board_ports(board: str) -> list[str]:
     name = board.partition("/")[0]
     ports = []
     for info in list_ports.comports():
-        bridge = bridge_of(info.vid, info.pid, info.location)
+        bridge = bridge_of(info.vid, info.pid, info.location, info.product)
         if bridge is not None and name in bridge.boards:
             ports.append(info.device)
     return sorted(ports)

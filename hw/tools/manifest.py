@@ -9,12 +9,12 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from hw.boards.configs import BOARDS
+from hw.boards.configs import BOARDS, has_usb
 from hw.boards.platforms import TARGETS
 from hw.protocol import spec_hash
 from hw.tools.folders import IN_CHECKOUT, ROOT, bitstream_dir
 from hw.tools.netlist import BuildError, Netlist, StaleError
-from hw.tools.place import Routed
+from hw.tools.place import Routed, least_to_spare
 
 BITSTREAMS = bitstream_dir()
 """Folder that contains the bitstreams and their manifests."""
@@ -92,6 +92,7 @@ def tool_versions(source: Netlist) -> dict[str, str]:
     place, pack = source.place[0], source.pack[0]
     packages = ["amaranth", "amaranth-boards", "pyosys", f"yowasp-{place}"]
     packages += ["apycula"] if pack == "gowin_pack" else []
+    packages += ["luna-usb", "usb-protocol"] if has_usb(source.config) else []
     return {package: metadata.version(package) for package in packages}
 
 
@@ -202,7 +203,7 @@ def table() -> str:
             for key, suffix in (("block_ram", ""), ("spram", " SPRAM"))
             if key in used
         ]
-        fmax_mhz = min(clock["fmax_mhz"] for clock in manifest["clocks"].values())
+        fmax_mhz = least_to_spare(manifest["clocks"])["fmax_mhz"]
         rows.append(
             f"| `{board}`, {manifest['device']} "
             f"| {clk_mhz:g} MHz ({fmax_mhz:.1f}) "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Platform
 
-from hw.boards.configs import config_by_name
+from hw.boards.configs import config_by_name, has_usb
 from hw.boards.platforms import BoardTop, check_device, target
 from hw.spec import Config
 from hw.tools.folders import work_dir
@@ -137,7 +137,7 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         do_build=False,
         emit_src=False,
         debug_verilog=False,
-        script_after_read=COLLISIONS,
+        script_after_read="\n".join([COLLISIONS, *[CROSSINGS] * has_usb(config)]),
         synth_opts=" ".join(("-run begin:map_luts", *options)),
         # Split nets into single bits: ABC9 of Yosys 0.70 mixes up some names of vectors.
         script_after_synth="splitnets\n"

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +49,14 @@ class Routed:
 
     @property
     def fmax_mhz(self) -> float:
-        """Maximum frequency of the slowest clock, in MHz."""
-        return min(clock["fmax_mhz"] for clock in self.clocks.values())
+        """Maximum frequency in MHz of the clock with the least to spare."""
+        return least_to_spare(self.clocks)["fmax_mhz"]
+
+
+def least_to_spare(clocks: Mapping[str, dict]) -> dict:
+    """Return the clock whose maximum frequency is nearest to, or below, that to which it is
+    constrained. ``clocks`` are those of a :class:`Routed` or a manifest."""
+    return min(clocks.values(), key=lambda clock: clock["fmax_mhz"] / clock["constraint_mhz"])
 
 
 def tool_command(name: str) -> list[str]:

@@ -10,12 +10,8 @@ from usb_protocol.emitters import DeviceDescriptorCollection
 from usb_protocol.emitters.descriptors import cdc
 from usb_protocol.types import USBTransferType
 
-VENDOR_ID = 0x1209
-"""USB vendor ID of pid.codes, which assigns product IDs to open hardware."""
-PRODUCT_ID = 0x0001
-"""Product ID that pid.codes reserves for tests. A product that is sold needs one of its own."""
-MANUFACTURER = "Spikefold"
-PRODUCT = "Spikefold USB serial port"
+from hw.usb.identity import MANUFACTURER, PRODUCT, PRODUCT_ID, VENDOR_ID
+
 MAX_PACKET_BYTES = 64
 """Largest packet of a bulk endpoint at full speed (USB 2.0, section 5.8.3)."""
 STATUS_ENDPOINT = 3

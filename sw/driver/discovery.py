@@ -233,7 +233,7 @@ def _probe_ports() -> Iterator[_Probe]:
         if info.vid is None:
             yield _Probe(info.device, f"{label}: not USB, not tried")
             continue
-        if bridge_of(info.vid, info.pid, info.location) is None:
+        if bridge_of(info.vid, info.pid, info.location, info.product) is None:
             yield _Probe(
                 info.device,
                 f"{label}: not the serial port of a known board, not tried. If your board is "

@@ -34,7 +34,6 @@ class Bench(Elaboratable):
         self.core = StubCore(CONFIG)
 
     def elaborate(self, platform):
-
         m = Module()
         m.submodules.link, m.submodules.core = self.link, self.core
         wiring.connect(m, self.link.bus, self.core.bus)

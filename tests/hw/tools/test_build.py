@@ -154,6 +154,8 @@ def test_a_routed_design_is_as_fast_as_its_slowest_clock() -> None:
     }
     routed = Routed(seed=1, folder=Path(), clocks=clocks, utilization={})
     assert routed.fmax_mhz == 11.0 and not routed.met
+    clocks["b"] = {"fmax_mhz": 48.0, "constraint_mhz": 12.0, "met": True}
+    assert routed.fmax_mhz == 90.0 and routed.met
 
 
 def test_a_netlist_does_not_depend_on_hash_seed_or_folder(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_the_firmware_of_a_bridge_that_does_not_answer_is_said(monkeypatch) -> N
 def usb(port: str, vid: int, pid: int, location: str, **more: str) -> SimpleNamespace:
     """Return a fake serial port with these USB properties, in the form in which pyserial lists
     ports."""
-    values = {"serial_number": None, "description": "USB serial"} | more
+    values = {"serial_number": None, "description": "USB serial", "product": None} | more
     return SimpleNamespace(device=port, vid=vid, pid=pid, location=location, **values)
 
 

@@ -517,6 +517,7 @@ def usb(port: str, pid: int = 0x6015, location: str = "1-2", serial: str = "") -
         pid=pid,
         location=location,
         serial_number=serial,
+        product=None,
     )
 
 
