@@ -17,7 +17,10 @@ def unsupported(layer: NirLayer, integers: bool) -> str | None:
     ``integers`` says whether the layer's network is in integers; only then are its leaks rounded.
     """
     if layer.weight.shape[0] > 1 or layer.bias.shape[0] > 1:
-        return "its weights differ from timestep to timestep, which NIR cannot express"
+        return (
+            "its weights differ from timestep to timestep, which NIR cannot express: train with "
+            "coefficients of a granularity without /per-timestep"
+        )
     if layer.reset != Reset.HARD and not layer.output:
         return f"a {layer.reset.name.lower()} reset; NIR has only resets to a fixed value"
     if integers and layer.leak != Leak.NONE:

@@ -79,7 +79,8 @@ def to_nir(
         if (why := unsupported(layer, isinstance(network, Network)))
     }
     problems |= {
-        name: "its coefficients differ from timestep to timestep"
+        name: "its coefficients differ from timestep to timestep: train with a granularity "
+        "without /per-timestep"
         for name, scale in (scales or {}).items()
         if len(scale) > 1
     }

@@ -216,7 +216,7 @@ def test_unfolded_networks_have_their_coefficients_as_scale_nodes(
     ("network", "messages"),
     [
         (lambda: random_network(3, granularity="per-timestep", leak=Leak.NONE, reset=Reset.HARD),
-         ["its weights differ from timestep to timestep"]),
+         ["its weights differ from timestep to timestep, which NIR cannot express: train with"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.SUBTRACT, reset=Reset.HARD),
          ["layer1, layer2, layer3, layer4: its leak rounds to integers"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.NONE, reset=Reset.SOFT),
@@ -446,7 +446,10 @@ def test_command_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
         ([str(net)], "layer1, layer2, layer3, layer4: a soft reset"),
         ([str(fine), "--unfolded"], "a network file is already folded: give its checkpoint"),
         ([str(fine), "-o", str(tmp_path / "no" / "net.nir")], "net.nir cannot be written"),
-        ([str(timed), "--unfolded"], "fc: its coefficients differ from timestep to timestep"),
+        (
+            [str(timed), "--unfolded"],
+            "fc: its coefficients differ from timestep to timestep: train with",
+        ),
         ([str(tmp_path / "none.pt")], "none.pt: no such file"),
         ([str(tmp_path / "none.spikefold")], "none.spikefold"),
         (["."], ".: no such file"),

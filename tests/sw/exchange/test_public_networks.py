@@ -199,6 +199,22 @@ def test_spikingjelly_examples() -> None:
     jelly(mlp, (1, 28, 28), True)
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
+    """A small VGG with a depthwise block, as the classes of model zoos are built."""
+
+    def fires() -> nn.Module:
+        return neuron.LIFNode(tau=2.0, v_threshold=0.3, v_reset=None, decay_input=False)
+
+    net = nn.Sequential(
+        layer.Conv2d(3, 4, 3, padding=1), layer.BatchNorm2d(4), fires(), pool(2),
+        layer.Conv2d(4, 4, 3, padding=1, groups=4), layer.BatchNorm2d(4), fires(),
+        layer.Conv2d(4, 6, 1), layer.BatchNorm2d(6), fires(), pool(2),
+        layer.Flatten(), layer.Linear(54, 5),
+    )  # fmt: skip
+    jelly(net, (3, 12, 12), False)
+
+
 def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
     """Check an 18-layer network of SpikingJelly spike by spike; return its folded form.
 
