@@ -361,6 +361,9 @@ class Config:
     there is no such memory."""
     offchip_row_cycles: int = field(default=0, metadata={"since": 3})
     """Number of cycles for which a row occupies the bus of the memory outside the FPGA."""
+    packed_writes: int = field(default=0, metadata={"since": 4})
+    """1 if the device takes rows in packed form, in which zeros cost little
+    (:func:`hw.protocol.pack_zeros`); 0 leaves that logic out."""
     membrane_slots: int = 32
     """Number of jobs (interleaved positions or channel groups) whose membranes are kept at once."""
     count_bits: int = 12
@@ -456,6 +459,7 @@ class Config:
             "sums and at most 8 beats a job, with offchip_row_cycles of 1 to 255",
         )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
+        check(self.packed_writes in (0, 1), "packed_writes", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
             self.max_layers * self.counter_rows < 256,

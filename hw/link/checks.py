@@ -21,6 +21,7 @@ from hw.protocol import (
     Space,
     Status,
     identity_bytes,
+    max_request_rows,
     n_bytes,
     n_rows,
     row_bytes,
@@ -54,11 +55,6 @@ def check_row_sizes(config: Config) -> None:
 def _n_row_bits(config: Config) -> int:
     """Return the width in bits of the index of a row, or of a number of rows, of any memory."""
     return max(n_rows(space, config) for space in spaces(config)).bit_length()
-
-
-def _rows_left_bits(config: Config) -> int:
-    """Return the width in bits of the number of rows that one request can write or read."""
-    return min(16, config.max_payload_bytes.bit_length())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +136,7 @@ def make_registers(config: Config) -> Registers:
 
     space = unreset(range(max(spaces(config)) + 2))
     row = unreset(_n_row_bits(config))
-    rows_left = unreset(_rows_left_bits(config))
+    rows_left = unreset(range(max_request_rows(config) + 1))
     row_data = unreset(8 * max_row_bytes(config))
     at = unreset(range(len(identity_bytes(config))))
 
@@ -189,11 +185,14 @@ class Checks:
     fits: Signal
     """The rows fit into one reply."""
     is_whole: Signal
-    """The request carries exactly its data: the rows of a WRITE, nothing for any other."""
+    """The request carries exactly its data: the rows of a WRITE, nothing for any other. It does not
+    hold for packed rows, whose length depends on them."""
     has_crc: Signal
     """The request's data has the length of a CRC."""
     is_bare: Signal
     """The request has no payload."""
+    n_row_data_bytes: Signal
+    """Bytes of the rows that the request names."""
     has_args: Signal
     """The arguments are complete."""
     no_data: Value
@@ -211,7 +210,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
     space_known, writable = Signal(), Signal()
     n_space_rows = Signal(_n_row_bits(config))
     last_row_byte = Signal(range(max_row_bytes(config)))
-    n_row_data_bytes = Signal(range((1 << _rows_left_bits(config)) * max_row_bytes(config)))
+    n_row_data_bytes = Signal(range((max_request_rows(config) + 1) * max_row_bytes(config)))
     with m.Switch(r.space):
         for known in spaces(config):
             size = row_bytes(known, config)
@@ -233,7 +232,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
         in_range.eq(
             (end_row <= n_space_rows) & ~r.as_rows.address.row[_n_row_bits(config) :].any()
         ),
-        few_rows.eq(~r.as_rows.n_rows[_rows_left_bits(config) :].any()),
+        few_rows.eq(~r.as_rows.n_rows[len(r.rows_left) :].any()),
         fits.eq(n_row_data_bytes <= config.max_payload_bytes - STATUS_BYTES),
         is_whole.eq(n_data_bytes == Mux(r.opcode == Opcode.WRITE, n_row_data_bytes, 0)),
         has_crc.eq(n_data_bytes == CRC_BYTES),
@@ -250,6 +249,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
         is_whole=is_whole,
         has_crc=has_crc,
         is_bare=is_bare,
+        n_row_data_bytes=n_row_data_bytes,
         has_args=has_args,
         no_data=n_data_bytes == 0,
     )
