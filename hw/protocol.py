@@ -21,6 +21,10 @@ no effect and is not answered.
 | ABORT | none | none; the core stops and is idle |
 | CHECK | :class:`Rows`, CRC-32 of the rows (u32) | none; status MISMATCH if that CRC is wrong |
 | RATE | :class:`Rate` | none, at the old rate; then the device changes to the new one |
+| WRITE_PACKED | :class:`Rows`, the rows packed by :func:`pack_zeros` | none |
+
+Only devices with :attr:`hw.spec.Config.packed_writes` know WRITE_PACKED. They decode the rows
+twice: first to check the packed form without writing anything, then to write the rows.
 
 A RUN that arrives during a run waits for the end of that run and starts immediately after it; one
 RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``DONE | REPLY``, a
@@ -90,6 +94,10 @@ CRC_BYTES = 4
 """Number of bytes of the CRC after a packet."""
 STATUS_BYTES = 1
 """Number of bytes of the status, with which a reply's payload begins."""
+GROUP_BYTES = 8
+"""Number of bytes of a group of packed rows, and of groups of a block (:func:`pack_zeros`)."""
+BLOCK_BYTES = GROUP_BYTES * GROUP_BYTES
+"""Number of bytes of a block of packed rows."""
 DEFAULT_BAUD = 1_000_000
 """Rate of the serial line after a reset, in bits per second. The USB bridges of the known boards
 produce it exactly, except for some firmware of the Tang Nano 20K's BL616."""
@@ -122,6 +130,8 @@ class Opcode(enum.IntEnum):
     """Message that a run has ended; only the device sends it."""
     CHECK = 0x08
     RATE = 0x09
+    WRITE_PACKED = 0x0A
+    """A WRITE whose rows are packed (:func:`pack_zeros`)."""
 
 
 BARE = frozenset({Opcode.IDENTIFY, Opcode.STATUS, Opcode.ABORT})
@@ -134,8 +144,8 @@ class Status(enum.IntEnum):
     OK = 0
     BAD_OPCODE = 1
     BAD_LENGTH = 2
-    """The payload has the wrong length for its opcode or for the rows that it addresses, or the
-    reply would be longer than a frame may be."""
+    """The payload has the wrong length for its opcode or for the rows that it addresses, its packed
+    rows are malformed, or the reply would be longer than a frame may be."""
     BAD_SPACE = 3
     """The space does not exist, or it is read-only and the request is a WRITE."""
     BAD_ADDRESS = 4
@@ -193,10 +203,11 @@ class Address(data.Struct):
 
 
 class Rows(data.Struct):
-    """Arguments of WRITE, READ and CHECK: ``n_rows`` rows, the first of them at ``address``.
+    """Arguments of WRITE, WRITE_PACKED, READ and CHECK: the rows that are written or read.
 
-    The rows of a WRITE follow the arguments in its payload, those of a READ follow the status in
-    the payload of the reply; no payload is longer than ``max_payload_bytes``.
+    There are ``n_rows`` of them, the first at ``address``. The rows of a WRITE follow the arguments
+    in its payload, those of a READ follow the status in the payload of the reply; no payload is
+    longer than ``max_payload_bytes``.
     """
 
     address: Address
@@ -299,7 +310,8 @@ class Extension(data.Struct):
 
     offchip_depth: 32
     offchip_row_cycles: 8
-    reserved: 88
+    packed_writes: 8
+    reserved: 80
 
 
 class LayerCounters(data.Struct):
@@ -487,6 +499,11 @@ def n_rows(space: Space, config: Config) -> int:
     }[space]
 
 
+def max_request_rows(config: Config) -> int:
+    """Return the largest number of rows that one request can name."""
+    return (1 << min(16, config.max_payload_bytes.bit_length())) - 1
+
+
 def descriptor_rows(config: Config) -> int:
     """Return the number of rows of weight memory that a descriptor takes."""
     return -(-n_bytes(Descriptor) // row_bytes(Space.WEIGHT, config))
@@ -548,6 +565,37 @@ def decode_frame(raw: bytes) -> bytes | None:
     return body[:-CRC_BYTES]
 
 
+def opcodes(config: Config) -> tuple[Opcode, ...]:
+    """Return the opcodes that a device built with ``config`` knows."""
+    return tuple(op for op in Opcode if op != Opcode.WRITE_PACKED or config.packed_writes)
+
+
+def pack_zeros(rows: bytes) -> bytes:
+    """Return the packed form of rows, in which bytes of zero cost little.
+
+    The rows are cut into blocks of 64 bytes, and each block into groups of :data:`GROUP_BYTES`. A
+    block begins with a byte whose bit ``i`` says that group ``i`` has a byte that is not 0. For
+    each such group, in order, follow a byte whose bit ``j`` says that byte ``j`` of the group is
+    not 0, and then these bytes. The last block may be shorter.
+
+    >>> pack_zeros(bytes(64) + bytes([0, 0, 5, 0, 6])).hex(" ")
+    '00 01 14 05 06'
+    """
+    packed = bytearray()
+    for start in range(0, len(rows), BLOCK_BYTES):
+        at = len(packed)
+        packed.append(0)
+        for n in range(GROUP_BYTES):
+            first = start + n * GROUP_BYTES
+            group = rows[first : first + GROUP_BYTES]
+            mask = sum(1 << i for i, byte in enumerate(group) if byte)
+            if mask:
+                packed[at] |= 1 << n
+                packed.append(mask)
+                packed += group.replace(b"\0", b"")
+    return bytes(packed)
+
+
 def is_extended(config: Config) -> bool:
     """Return whether a device built with ``config`` sends an :class:`Extension`."""
     return any(getattr(config, name) for name in _extended_fields())
@@ -555,6 +603,19 @@ def is_extended(config: Config) -> bool:
 
 def _extended_fields() -> list[str]:
     return [key for key, _ in data.Layout.cast(Extension) if key != "reserved"]
+
+
+def _used_extension(config: Config) -> dict[str, int]:
+    """Return the fields of :class:`Extension`, and their widths, up to the last one that is not 0.
+
+    The rest of the structure counts as reserved. So a new field at the end does not change the hash
+    of a device that does not use it.
+    """
+    widths = {key: field.width for key, field in data.Layout.cast(Extension)}
+    names = _extended_fields()
+    while names and not getattr(config, names[-1]):
+        del names[-1]
+    return {name: widths[name] for name in names}
 
 
 def _describe(layout: object) -> object:
@@ -581,19 +642,22 @@ def spec_hash(config: Config) -> int:
     for free in ("name", "clk_hz", "baud"):
         del numbers[free]
     layouts = (Rows, Run, Rate, Result, DeviceStatus, Identity, LayerCounters, Descriptor)
-    if is_extended(config):
-        layouts += (Extension,)
-    else:  # so that the hash of devices without an extension is that of older releases
-        for name in _extended_fields():
-            del numbers[name]
+    described = {layout.__name__: _describe(layout) for layout in layouts}
+    # Leave out what the device does not have, so that its hash is that of older releases.
+    used = _used_extension(config)
+    if used:
+        rest = n_bytes(Extension) * 8 - sum(used.values())
+        described["Extension"] = _describe(data.StructLayout(used | {"reserved": rest}))
+    for name in set(_extended_fields()) - set(used):
+        del numbers[name]
     agreed = {
         "version": PROTOCOL_VERSION,
         "config": numbers,
         "enums": [
-            _describe(e) if e is not Space else {s.name: s.value for s in spaces(config)}
-            for e in (Opcode, Status, Space, Gate, Leak, Reset, RunState)
+            {member.name: member.value for member in e}
+            for e in (opcodes(config), Status, spaces(config), Gate, Leak, Reset, RunState)
         ],
-        "layouts": {layout.__name__: _describe(layout) for layout in layouts},
+        "layouts": described,
         "neuron": _describe(Neuron),
         "constants": [N_LEAK_SHIFTS, N_PLANES, PIECE_BITS],
         "crc": [CRC_POLYNOMIAL, CRC_INIT, CRC_XOR_OUT],

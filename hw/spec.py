@@ -375,6 +375,9 @@ class Config:
     offchip_row_cycles: int = field(default=0, metadata={"since": 3})
     """Number of cycles for which reading a row occupies the data bus of the memory outside the
     FPGA."""
+    packed_writes: int = field(default=0, metadata={"since": 4})
+    """1 if the device takes rows in packed form, in which zeros cost little
+    (:func:`hw.protocol.pack_zeros`); 0 leaves that logic out."""
     membrane_slots: int = 32
     """Number of output positions (or groups of channels) that can be computed in turn, with their
     membranes kept on the FPGA. One such place for membranes is a slot."""
@@ -474,6 +477,7 @@ class Config:
             "sums and at most 8 beats a job, with offchip_row_cycles of 1 to 255",
         )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
+        check(self.packed_writes in (0, 1), "packed_writes", "use 0 or 1")
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
             self.max_layers * self.counter_rows < 256,

@@ -55,6 +55,7 @@ def random_network(
     channels: Sequence[int] = CHANNELS,
     full_neurons: bool = True,
     sums: float = 0.3,
+    pixel_bits: int | None = None,
 ) -> Network:
     """Return a random valid network of one to five layers; every option that is None is drawn, too.
 
@@ -74,8 +75,11 @@ def random_network(
     )
 
     stem = None
+    if pixel_bits is None:
+        widths = (8, 8, 8, 4, 4, 1, 2, 3, 5, 6, 7)
+        pixel_bits = widths[image_shape[1] * image_shape[2] % 11] if encoder else 8
     if encoder:
-        images = rng.integers(0, 255, (4, *image_shape), np.int64, endpoint=True)
+        images = rng.integers(0, 2**pixel_bits, (4, *image_shape), np.int64)
         source = np.repeat(images[:, None], timesteps, axis=1)
         stem, spikes = maker.firing("stem", Reads((IMAGE,)), {IMAGE: source}, encoder=True)
     else:
@@ -94,6 +98,7 @@ def random_network(
         timesteps=timesteps,
         image_shape=image_shape,
         encoder=stem,
+        pixel_bits=pixel_bits,
         layers=tuple(layers),
         weight_bits=weight_bits,
         labels=tuple(f"class {n}" for n in range(layers[-1].n_out)),

@@ -21,6 +21,7 @@ from hw.protocol import (
     Space,
     Status,
     identity_bytes,
+    max_request_rows,
     n_bytes,
     n_rows,
     row_bytes,
@@ -54,11 +55,6 @@ def check_row_sizes(config: Config) -> None:
 def _n_row_bits(config: Config) -> int:
     """Return the width in bits of the index of a row, or of a number of rows, in any memory."""
     return max(n_rows(space, config) for space in spaces(config)).bit_length()
-
-
-def _rows_left_bits(config: Config) -> int:
-    """Return the width in bits of the number of rows that one request can write or read."""
-    return min(16, config.max_payload_bytes.bit_length())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +138,7 @@ def make_registers(config: Config) -> Registers:
 
     space = unreset(range(max(spaces(config)) + 2))
     row = unreset(_n_row_bits(config))
-    rows_left = unreset(_rows_left_bits(config))
+    rows_left = unreset(range(max_request_rows(config) + 1))
     row_data = unreset(8 * max_row_bytes(config))
     at = unreset(range(len(identity_bytes(config))))
 
@@ -192,11 +188,13 @@ class Checks:
     """Whether the addressed rows fit into one reply."""
     is_whole: Signal
     """Whether the data after the arguments have the right length: that of the rows of a WRITE, 0
-    for other requests."""
+    for other requests. It is not set for packed rows, whose length depends on their values."""
     has_crc: Signal
     """Whether the data after the arguments have the length of a CRC."""
     is_bare: Signal
     """Whether the request has no payload."""
+    n_row_data_bytes: Signal
+    """Number of bytes of the rows that the request addresses."""
     has_args: Signal
     """Whether all argument bytes have arrived."""
     no_data: Value
@@ -214,7 +212,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
     space_known, writable = Signal(), Signal()
     n_space_rows = Signal(_n_row_bits(config))
     last_row_byte = Signal(range(max_row_bytes(config)))
-    n_row_data_bytes = Signal(range((1 << _rows_left_bits(config)) * max_row_bytes(config)))
+    n_row_data_bytes = Signal(range((max_request_rows(config) + 1) * max_row_bytes(config)))
     with m.Switch(r.space):
         for known in spaces(config):
             size = row_bytes(known, config)
@@ -236,7 +234,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
         in_range.eq(
             (end_row <= n_space_rows) & ~r.as_rows.address.row[_n_row_bits(config) :].any()
         ),
-        few_rows.eq(~r.as_rows.n_rows[_rows_left_bits(config) :].any()),
+        few_rows.eq(~r.as_rows.n_rows[len(r.rows_left) :].any()),
         fits.eq(n_row_data_bytes <= config.max_payload_bytes - STATUS_BYTES),
         is_whole.eq(n_data_bytes == Mux(r.opcode == Opcode.WRITE, n_row_data_bytes, 0)),
         has_crc.eq(n_data_bytes == CRC_BYTES),
@@ -253,6 +251,7 @@ def check_request(m: Module, config: Config, r: Registers, n_data_bytes: Value) 
         is_whole=is_whole,
         has_crc=has_crc,
         is_bare=is_bare,
+        n_row_data_bytes=n_row_data_bytes,
         has_args=has_args,
         no_data=n_data_bytes == 0,
     )

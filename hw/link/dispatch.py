@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth import Cat, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.bus import CoreBus
+from hw.bus import CoreBus, max_row_bytes
 from hw.link.checks import (
     Checks,
     Registers,
@@ -22,6 +22,8 @@ from hw.link.checks import (
 )
 from hw.link.packet import PacketByte, ReplyByte
 from hw.link.rate import DIVISOR_BITS
+from hw.link.unpack import Unpacker
+from hw.parts.pipeline import unreset
 from hw.protocol import (
     ARGUMENT_BYTES,
     BARE,
@@ -35,6 +37,7 @@ from hw.protocol import (
     Space,
     Status,
     identity_bytes,
+    max_request_rows,
     n_bytes,
     n_rows,
     row_bytes,
@@ -64,11 +67,24 @@ class _CoreState:
     same_as_ended: Value
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    """Decoder of packed rows, and what is known of those of the current WRITE_PACKED."""
+
+    unpacker: Unpacker
+    checked: Signal
+    """The request has arrived once, and its packed rows have been checked."""
+    sound: Signal
+    """The packed rows decode to the rows that the request names."""
+
+
 class Dispatcher(wiring.Component):
     """Execute one request at a time, in order, and reply to each.
 
-    A request is checked as a whole before it has any effect. Between two requests a waiting run is
-    started as soon as the core is free, and a run that has ended is announced with a DONE frame.
+    A request is checked as a whole before it has any effect. Therefore a WRITE_PACKED arrives twice
+    (:class:`hw.link.frame.FrameReceiver`): first to check its packed rows, then to write them.
+    Between two requests a waiting run is started as soon as the core is free, and a run that has
+    ended is announced with a DONE frame.
 
     Parameters
     ----------
@@ -119,17 +135,20 @@ class Dispatcher(wiring.Component):
         identity_byte = self._identity_byte(m, r)
 
         m.d.comb += self.busy.eq(1)
+        packed = self._packed_rows(m, r, checks) if self.config.packed_writes else None
         with m.FSM():
             self._between_requests(m, r, core)
             self._parse(m, r)
             with m.State("DECIDE"):
                 m.next = "REPLY_SEQ"
-                self._decide(m, r, checks, core, is_check)
+                self._decide(m, r, checks, core, is_check, packed)
             with m.State("DRAIN"):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid & self.i.p.last):
                     m.next = "REPLY_SEQ"
-            self._write_rows(m, r, checks)
+            self._write_rows(m, r, checks, packed)
+            if packed is not None:
+                self._check_packed(m, packed)
             self._abort(m, r)
             self._reply(m, r)
             with m.State("REPORT"):
@@ -297,7 +316,13 @@ class Dispatcher(wiring.Component):
             m.next = "DECIDE"
 
     def _decide(
-        self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
+        self,
+        m: Module,
+        r: Registers,
+        checks: Checks,
+        core: _CoreState,
+        is_check: Signal,
+        packed: _Packed | None,
     ) -> None:
         """Add the state that refuses the request, or chooses the state that executes it.
 
@@ -310,7 +335,10 @@ class Dispatcher(wiring.Component):
                 with m.Elif(r.opcode == Opcode.ABORT):
                     m.next = "ABORT"
             with m.Case(Opcode.WRITE, Opcode.READ, Opcode.CHECK):
-                self._decide_rows(m, r, checks, core, is_check)
+                self._decide_rows(m, r, checks, core, is_check, None)
+            if packed is not None:
+                with m.Case(Opcode.WRITE_PACKED):
+                    self._decide_packed(m, r, checks, core, is_check, packed)
             with m.Case(Opcode.RUN):
                 self._decide_run(m, r, checks, core)
             with m.Case(Opcode.RATE), m.If(~checks.has_args | ~checks.no_data):
@@ -318,17 +346,53 @@ class Dispatcher(wiring.Component):
             with m.Default():
                 _refuse(m, r, Status.BAD_OPCODE)
 
-    def _decide_rows(
-        self, m: Module, r: Registers, checks: Checks, core: _CoreState, is_check: Signal
+    def _decide_packed(
+        self,
+        m: Module,
+        r: Registers,
+        checks: Checks,
+        core: _CoreState,
+        is_check: Signal,
+        packed: _Packed,
     ) -> None:
-        """Decide whether a WRITE, READ or CHECK is executed or refused.
+        """Decide what becomes of a WRITE_PACKED, which arrives twice.
+
+        When it arrives first, its packed rows are only checked. Then it is executed or refused.
+        """
+        m.d.sync += packed.checked.eq(~packed.checked)
+        has_rows = checks.n_row_data_bytes != 0
+        with m.If(~packed.checked):
+            m.d.sync += packed.sound.eq(~has_rows & checks.no_data)
+            with m.If(r.request_ended):
+                m.next = "IDLE"
+            with m.Elif(has_rows):
+                m.d.comb += packed.unpacker.start.eq(1)
+                m.next = "CHECK_PACKED"
+            with m.Else():
+                m.next = "SKIP_PACKED"
+        with m.Else():
+            self._decide_rows(m, r, checks, core, is_check, packed)
+
+    def _decide_rows(
+        self,
+        m: Module,
+        r: Registers,
+        checks: Checks,
+        core: _CoreState,
+        is_check: Signal,
+        packed: _Packed | None,
+    ) -> None:
+        """Decide whether a request that names rows is executed or refused.
 
         It is refused if the checks of :mod:`hw.link.checks` fail, or if it would disturb a run.
+        ``packed`` is None unless it is a WRITE_PACKED.
         """
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
             is_check, ~checks.has_crc, ~checks.is_whole | ~checks.fits
         )
+        if packed is not None:
+            is_write, bad_length = Const(1), ~checks.few_rows | ~packed.sound
         with m.If(~checks.has_args):
             _refuse(m, r, Status.BAD_LENGTH)
         with m.Elif(~Mux(is_write, checks.writable, checks.space_known)):
@@ -342,6 +406,8 @@ class Dispatcher(wiring.Component):
         with m.Elif(core.is_running & (r.space != Space.SPIKE)):
             _refuse(m, r, Status.BUSY)
         with m.Elif(is_write & ~r.request_ended):
+            if packed is not None:
+                m.d.comb += packed.unpacker.start.eq(1)
             m.next = "WRITE_BYTES"
         with m.Elif(is_check):
             m.next = "ROW"
@@ -371,19 +437,64 @@ class Dispatcher(wiring.Component):
                 m.d.sync += r.is_waiting.eq(1)
                 m.d.sync += [r.waiting[name].eq(run[name]) for name, _ in run_layout(config)]
 
-    def _write_rows(self, m: Module, r: Registers, checks: Checks) -> None:
-        """Add the states that collect the bytes of a WRITE's rows and hand each row to the core."""
+    def _packed_rows(self, m: Module, r: Registers, checks: Checks) -> _Packed:
+        """Return the decoder of packed rows, and what is known of those of a WRITE_PACKED."""
+        most = max_request_rows(self.config) * max_row_bytes(self.config)
+        m.submodules.unpacker = unpacker = Unpacker(most)
+        m.d.comb += [
+            unpacker.n_bytes.eq(checks.n_row_data_bytes),
+            unpacker.i.p.eq(self.i.p),
+        ]
+        return _Packed(unpacker=unpacker, checked=Signal(), sound=unreset(1))
+
+    def _check_packed(self, m: Module, packed: _Packed) -> None:
+        """Add the states that decode packed rows without writing them."""
+        unpacker = packed.unpacker
+        with m.State("CHECK_PACKED"):
+            m.d.comb += [
+                unpacker.i.valid.eq(self.i.valid),
+                self.i.ready.eq(unpacker.i.ready),
+                unpacker.o.ready.eq(1),
+            ]
+            with m.If(unpacker.ended):
+                m.d.sync += packed.sound.eq(unpacker.sound)
+                m.next = "SKIP_PACKED"
+                with m.If(unpacker.input_ended):
+                    m.next = "IDLE"
+        with m.State("SKIP_PACKED"):
+            m.d.comb += self.i.ready.eq(1)
+            with m.If(self.i.valid & self.i.p.last):
+                m.next = "IDLE"
+
+    def _write_rows(self, m: Module, r: Registers, checks: Checks, packed: _Packed | None) -> None:
+        """Add the states that collect the bytes of the rows to write and hand each row to the core.
+
+        Those of a WRITE_PACKED come from the decoder.
+        """
         bus = self.bus
         with m.State("WRITE_BYTES"):
-            m.d.comb += self.i.ready.eq(1)
-            with m.If(self.i.valid):
+            source = self.i
+            if packed is not None:
+                unpacker = packed.unpacker
+                source = stream.Signature(PacketByte).create(path=("row_bytes",))
+                is_packed = r.opcode == Opcode.WRITE_PACKED
+                m.d.comb += [
+                    source.valid.eq(Mux(is_packed, unpacker.o.valid, self.i.valid)),
+                    source.p.eq(Mux(is_packed, unpacker.o.p, self.i.p)),
+                    unpacker.i.valid.eq(self.i.valid & is_packed),
+                    unpacker.o.ready.eq(1),
+                    self.i.ready.eq(unpacker.i.ready | ~is_packed),
+                ]
+            else:
+                m.d.comb += self.i.ready.eq(1)
+            with m.If(source.valid):
                 # Each byte enters at the top of a row of this space, so that the whole row ends in
                 # the low bits.
                 m.d.sync += r.row_data.eq(r.row_data[8:])
                 for size in {row_bytes(space, self.config) for space in WRITABLE}:
                     with m.If(checks.last_row_byte == size - 1):
-                        m.d.sync += r.row_data.word_select(size - 1, 8).eq(self.i.p.byte)
-                m.d.sync += [r.at.eq(r.at + 1), r.request_ended.eq(self.i.p.last)]
+                        m.d.sync += r.row_data.word_select(size - 1, 8).eq(source.p.byte)
+                m.d.sync += [r.at.eq(r.at + 1), r.request_ended.eq(source.p.last)]
                 with m.If(r.at == checks.last_row_byte):
                     m.next = "WRITE_ROW"
 

@@ -20,6 +20,8 @@ class FrameReceiver(wiring.Component):
     Parameters
     ----------
     max_payload_bytes : see :class:`hw.spec.Config`.
+    twice : opcode of the requests that are passed on twice in a row, so that they can be checked
+        before they have any effect; None if there is none.
 
     Members
     -------
@@ -34,8 +36,9 @@ class FrameReceiver(wiring.Component):
     busy : a frame is being passed on, or a byte is still being processed.
     """
 
-    def __init__(self, max_payload_bytes: int):
+    def __init__(self, max_payload_bytes: int, *, twice: int | None = None):
         self.max_payload_bytes = max_payload_bytes
+        self.twice = twice
         self.n_fixed_bytes = HEADER_BYTES + ARGUMENT_BYTES + CRC_BYTES
         super().__init__(
             {
@@ -125,6 +128,12 @@ class FrameReceiver(wiring.Component):
             ]
         with m.If(self.o.valid & self.o.ready & self.o.p.last):
             m.d.sync += [handing_on.eq(0), at.eq(first)]
+        if self.twice is not None:
+            again = unreset(1)  # the frame is to be passed on once more
+            with m.If(is_byte & (at == first + HEADER_BYTES - 1)):
+                m.d.sync += again.eq(crc.byte == self.twice)
+            with m.If(self.o.valid & self.o.ready & self.o.p.last & again):
+                m.d.sync += [again.eq(0), handing_on.eq(1), reading.eq(1)]
         return m
 
 

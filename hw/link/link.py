@@ -12,6 +12,7 @@ from hw.link.rate import RateControl
 from hw.link.uart import UartReceiver, UartTransmitter
 from hw.parts.queue import Queue
 from hw.parts.register import StreamRegister
+from hw.protocol import Opcode
 from hw.spec import Config
 
 
@@ -73,7 +74,8 @@ class Link(wiring.Component):
         m.submodules.rate = rate = RateControl(config)
         m.submodules.receiver = receiver = UartReceiver()
         m.submodules.queue = queue = Queue(8, config.rx_buffer_bytes)
-        m.submodules.frames = frames = FrameReceiver(config.max_payload_bytes)
+        twice = Opcode.WRITE_PACKED if config.packed_writes else None
+        m.submodules.frames = frames = FrameReceiver(config.max_payload_bytes, twice=twice)
         m.submodules.dispatcher = dispatcher = Dispatcher(config)
         m.submodules.sender = sender = FrameSender()
         m.submodules.transmitter = transmitter = UartTransmitter()

@@ -50,6 +50,8 @@ def classify(file: File, sample: Array) -> Outcome:
         maps["input"] = sample
     else:
         assert sample.shape == tuple(network["image_shape"])
+        most = 2 ** network.get("pixel_bits", 8) - 1
+        sample = (sample * most + 127) // 255
         image = np.stack([sample] * network["timesteps"])
         maps["input"] = spikes(file, network["encoder"], {"image": image})
     for layer in network["layers"][:-1]:

@@ -16,7 +16,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hw.boards.configs import CONFIGS_HELP, board_name, config_by_name
-from hw.spec import N_LEAK_SHIFTS, SpecError
+from hw.spec import N_LEAK_SHIFTS, N_PLANES, SpecError
 from sw.cli import fine_tuning
 from sw.cli.commands import (
     EXIT_BAD_INPUT,
@@ -26,7 +26,7 @@ from sw.cli.commands import (
     CommandParser,
     command,
 )
-from sw.convert import fold
+from sw.convert import fold, quantize
 from sw.convert.quantize import QuantizeError
 from sw.convert.unshare import UNSHARED
 from sw.data import inputs
@@ -159,6 +159,24 @@ exit codes: {EXIT_OK} written, {EXIT_NO} does not fit the board (nothing is writ
     )
     parser.add_argument(
         "--bits", type=int, choices=(2, 4, 8), help="width of weights (default: the board's)"
+    )
+    parser.add_argument(
+        "--pixel-bits",
+        type=int,
+        choices=quantize.PIXEL_BITS,
+        default=N_PLANES,
+        metavar="N",
+        help=f"round pixels to N bits, 1 to {N_PLANES} (default: {N_PLANES}): fewer bytes for an "
+        "image, and fewer spikes in its bit-planes",
+    )
+    parser.add_argument(
+        "--encoder-bits",
+        type=int,
+        choices=quantize.WEIGHT_BITS,
+        default=quantize.ENCODER_WEIGHT_BITS,
+        help="width of the weights of the first layer of a network for images (default: "
+        f"{quantize.ENCODER_WEIGHT_BITS}). A board computes this layer if its own weights are as "
+        "wide; otherwise the host does",
     )
     parser.add_argument(
         "--board",
@@ -301,7 +319,14 @@ def main(argv: list[str] | None = None) -> int:
             imported, dataset, weight_bits, arguments.fine_tune, images, say
         )
     exported = export_network(
-        arguments.checkpoint, config, weight_bits, images, imported, arguments.unshare
+        arguments.checkpoint,
+        config,
+        weight_bits,
+        images,
+        imported,
+        arguments.unshare,
+        pixel_bits=arguments.pixel_bits,
+        encoder_bits=arguments.encoder_bits,
     )
     path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0

@@ -55,7 +55,7 @@ from sw.compile.placement import place_maps, series_of_maps
 from sw.compile.program import PIXELS, FitError, Placement, Program, device_layers
 from sw.compile.rows import descriptor_bytes
 from sw.network.bounds import bank_bounds, layer_bounds
-from sw.network.encoder import PIXEL_MAX
+from sw.network.encoder import pixel_max
 from sw.network.network import Network
 
 
@@ -99,7 +99,7 @@ def _can_run_encoder(network: Network, config: Config) -> bool:
     encoder = network.encoder
     assert encoder is not None and encoder.threshold is not None
     low, high = signed_range(config.weight_bits)
-    n_bits = layer_bounds(encoder, network.timesteps, PIXEL_MAX).n_bits
+    n_bits = layer_bounds(encoder, network.timesteps, pixel_max(network.pixel_bits)).n_bits
     return bool(
         config.pixels
         and low <= encoder.weight.min()
@@ -172,6 +172,7 @@ class _Compiler:
             n_classes=self.network.n_classes,
             spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
             pixels=self.pixels,
+            pixel_bits=self.network.pixel_bits,
         )
         # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
         _check_fits(program)
@@ -193,6 +194,7 @@ class _Compiler:
             config=self.config,
             final=n == len(self.layers) - 1,
             pixels=self.pixels and n == 0,
+            pixel_bits=self.network.pixel_bits,
         )
         _check_numbers(context)
         return compile_layer(context)
@@ -225,7 +227,7 @@ def _check_numbers(context: LayerContext) -> None:
     bank.
     """
     layer, config = context.layer, context.config
-    bounds = layer_bounds(layer, context.timesteps, PIXEL_MAX if context.pixels else 1)
+    bounds = layer_bounds(layer, context.timesteps, context.input_max)
     if bounds.n_bits > config.membrane_bits:
         raise FitError(
             f"layer {layer.name!r} needs membranes of {bounds.n_bits} bits, {config.name!r} "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sw.compile.cycles import predict_cycles
 from sw.compile.program import PIXELS, Program, bit_planes, device_layers
 from sw.network.bounds import layer_bounds
-from sw.network.encoder import PIXEL_MAX
+from sw.network.encoder import pixel_max, rounded
 from sw.network.network import Layer, Network, Shape
 
 Maps = dict[str, NDArray[np.uint8]]
@@ -126,7 +126,9 @@ def layer_reports(network: Network, program: Program | None = None) -> list[Laye
                 per_timestep=t > 1,
                 offchip=layer.name in offchip,
                 membrane_bits=layer_bounds(
-                    layer, network.timesteps, PIXEL_MAX if layer.source == PIXELS else 1
+                    layer,
+                    network.timesteps,
+                    pixel_max(network.pixel_bits) if layer.source == PIXELS else 1,
                 ).n_bits,
             )
         )
@@ -147,7 +149,11 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
     n_images = len(next(iter(spikes.values())))
     return [
         {name: maps[n] for name, maps in spikes.items()}
-        | ({} if network.encoder is None else {PIXELS: bit_planes(images[n])})
+        | (
+            {}
+            if network.encoder is None
+            else {PIXELS: bit_planes(rounded(images[n], network.pixel_bits))}
+        )
         for n in range(n_images)
     ]
 

@@ -20,6 +20,7 @@ from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, LayerPlan, Placement
 from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
+from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
@@ -38,6 +39,14 @@ class LayerContext:
     """Whether the layer is the last one of the network."""
     pixels: bool
     """Whether the layer reads the bit-planes of an image."""
+    pixel_bits: int
+    """Width of the image's pixels. If it is less than the number of bit-planes, the highest of them
+    are 0."""
+
+    @property
+    def input_max(self) -> int:
+        """Largest value of an input of the layer: 1, or that of a pixel."""
+        return pixel_max(self.pixel_bits) if self.pixels else 1
 
     @property
     def source(self) -> Placement:

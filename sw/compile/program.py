@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import LayerCounters, Space, n_bytes, n_rows, row_bytes, unpack
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config
-from sw.network.encoder import InputError
+from sw.network.encoder import InputError, rounded
 from sw.network.network import IMAGE, INPUT, Layer, Network, Shape
 
 PIXELS = IMAGE
@@ -262,6 +262,7 @@ class Program:
     spike_bytes : number of bytes of spike memory in use, in all banks together. They begin at row
         0, and are cleared when the program is loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
+    pixel_bits : width to which the pixels of an image are rounded.
     """
 
     config: Config
@@ -274,6 +275,7 @@ class Program:
     n_classes: int
     spike_bytes: int
     pixels: bool
+    pixel_bits: int
 
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
@@ -322,7 +324,7 @@ class Program:
             )
         if not self.pixels and sample.max() > 1:
             raise InputError(f"the device takes {what}, the largest value is {sample.max()}")
-        return place.pack(bit_planes(sample) if self.pixels else sample)
+        return place.pack(bit_planes(rounded(sample, self.pixel_bits)) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
         """Return the logits (n_classes,) of a run.

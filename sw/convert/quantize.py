@@ -6,7 +6,8 @@ by an integer, which becomes the integer threshold. So the threshold is represen
 several candidates for this integer, the one with the least squared error of the weights is taken;
 the largest weights may be clipped. Neurons of a channel that share weights and thresholds share the
 scale, too. The output layer has one scale for all classes, because their logits are compared with
-each other. The encoder, which is the first layer of a network for images, always has 8-bit weights.
+each other. The encoder, which is the first layer of a network for images, has 8-bit weights unless
+other ones are asked for; a device can compute it only if its weights fit the device's.
 
 Rounding changes a layer's weights, and also the spikes that the layer reads. So it changes the mean
 of a channel's weighted sums. With calibration images, this change is measured and subtracted from
@@ -26,19 +27,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hw.spec import PARAM_BITS, signed_range
+from hw.spec import N_PLANES, PARAM_BITS, signed_range
 from sw.convert.folded import FoldedLayer, FoldedNetwork, Scales, exact, simulate
 from sw.data.dataset import Split
 from sw.network import reference
 from sw.network.bounds import Bounds, layer_bounds
-from sw.network.encoder import PIXEL_MAX
+from sw.network.encoder import PIXEL_MAX, pixel_max, rounded
 from sw.network.engine import inputs_of
 from sw.network.network import INPUT, Layer, Network
 
 WEIGHT_BITS = (2, 4, 8)
 """Widths of weights, in bits, that devices support."""
 ENCODER_WEIGHT_BITS = 8
-"""Width of the encoder's weights in bits."""
+"""Default width of the encoder's weights in bits."""
+PIXEL_BITS = range(1, N_PLANES + 1)
+"""Widths in bits to which pixels can be rounded."""
 ENCODER_PARAM_BITS = PARAM_BITS
 """Width in bits of the encoder's biases and thresholds. It is the device's width, because some
 devices can compute the encoder."""
@@ -62,6 +65,8 @@ def quantize(
     weight_bits: int = 8,
     *,
     param_bits: int = PARAM_BITS,
+    pixel_bits: int = N_PLANES,
+    encoder_bits: int = ENCODER_WEIGHT_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
     """Quantise a folded network, and return the integer network.
@@ -70,6 +75,8 @@ def quantize(
     ----------
     weight_bits : width of the weights in bits: 2, 4 or 8.
     param_bits : width of biases and thresholds in bits.
+    pixel_bits : width in bits to which the pixels of images are rounded, 1 to 8.
+    encoder_bits : width of the encoder's weights in bits: 2, 4 or 8.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
         biases with. None takes the images in ``folded``, which come from the checkpoint; if there
         are none, biases are not corrected.
@@ -77,12 +84,17 @@ def quantize(
     Raises
     ------
     QuantizeError
-        ``weight_bits`` is not supported; or a bias or threshold does not fit ``param_bits``,
-        whichever scale is chosen; or a threshold does not fit with the scale that the network was
-        fine-tuned with.
+        One of the widths is not supported, or the network has no encoder that could use it; or a
+        bias or threshold does not fit ``param_bits``, whichever scale is chosen; or a threshold
+        does not fit with the scale that the network was fine-tuned with.
     """
     return quantize_with_scales(
-        folded, weight_bits, param_bits=param_bits, calibration=calibration
+        folded,
+        weight_bits,
+        param_bits=param_bits,
+        pixel_bits=pixel_bits,
+        encoder_bits=encoder_bits,
+        calibration=calibration,
     )[0]
 
 
@@ -91,6 +103,8 @@ def quantize_with_scales(
     weight_bits: int,
     *,
     param_bits: int = PARAM_BITS,
+    pixel_bits: int = N_PLANES,
+    encoder_bits: int = ENCODER_WEIGHT_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> tuple[Network, Scales, dict[str, Float]]:
     """Quantise a folded network like :func:`quantize`; also return scales and bias corrections.
@@ -102,7 +116,19 @@ def quantize_with_scales(
     """
     if weight_bits not in WEIGHT_BITS:
         raise QuantizeError(f"weight_bits = {weight_bits}: use one of {WEIGHT_BITS}")
+    for name, bits, usual, accepted in (
+        ("pixel_bits", pixel_bits, N_PLANES, PIXEL_BITS),
+        ("encoder_bits", encoder_bits, ENCODER_WEIGHT_BITS, WEIGHT_BITS),
+    ):
+        if bits not in accepted:
+            raise QuantizeError(f"{name} = {bits}: use one of {', '.join(map(str, accepted))}")
+        if folded.encoder is None and bits != usual:
+            raise QuantizeError(
+                f"{name} = {bits}: the network takes binary frames, not images; leave it at {usual}"
+            )
     fixed = folded.scales
+    if (pixel_bits, encoder_bits) != (N_PLANES, ENCODER_WEIGHT_BITS):
+        fixed = None
     if fixed is not None and (fixed.weight_bits, fixed.param_bits) != (weight_bits, param_bits):
         fixed = None
     images = folded.calibration if calibration is None else calibration
@@ -121,16 +147,20 @@ def quantize_with_scales(
         is_encoder = layer is folded.encoder
         rates = None
         source = None
+        gain = PIXEL_MAX / pixel_max(pixel_bits) if is_encoder else 1.0
         if images is not None:
-            source = torch.from_numpy(images[:, None]) if is_encoder else inputs_of(layer, maps)
+            if is_encoder:
+                source = torch.from_numpy(rounded(images, pixel_bits)[:, None])
+                before = images[:, None].sum(0, dtype=np.float64)
+            else:
+                source = inputs_of(layer, maps)
             after = source.sum(0, dtype=torch.float64).numpy()
-            before = after
             if not is_encoder:
                 exact_maps = {name: torch.from_numpy(float_maps[name]) for name in layer.sources}
                 before = inputs_of(layer, exact_maps).sum(0, dtype=torch.float64).numpy()
             rates = before, after, len(images)
         result, scale, shifts[layer.name] = _quantize_layer(
-            layer, weight_bits, param_bits, rates, fixed
+            layer, weight_bits, param_bits, rates, fixed, gain
         )
         if result.threshold is None:
             output = scale
@@ -148,7 +178,8 @@ def quantize_with_scales(
         image_shape=folded.image_shape,
         encoder=None
         if folded.encoder is None
-        else convert(folded.encoder, ENCODER_WEIGHT_BITS, ENCODER_PARAM_BITS, PIXEL_MAX),
+        else convert(folded.encoder, encoder_bits, ENCODER_PARAM_BITS, pixel_max(pixel_bits)),
+        pixel_bits=pixel_bits,
         layers=tuple(convert(layer, weight_bits, param_bits, 1) for layer in folded.layers),
         weight_bits=weight_bits,
         labels=folded.labels,
@@ -200,6 +231,7 @@ def _quantize_layer(
     param_bits: int,
     rates: tuple[Float, Float, int] | None,
     fixed: Scales | None,
+    gain: float,
 ) -> tuple[Layer, float, Float]:
     """Quantise one layer, and calibrate its biases if ``rates`` are given.
 
@@ -209,6 +241,7 @@ def _quantize_layer(
         and the number of calibration images. Both inputs are summed over these images, and are
         arrays (T|1, C, H, W) of whole numbers. None without calibration.
     fixed : scales that the network was fine-tuned with; None to choose them.
+    gain : value in the float network of an input of 1 in the integer network.
 
     Returns
     -------
@@ -217,6 +250,7 @@ def _quantize_layer(
     """
     low, high = signed_range(weight_bits)
     param_max = signed_range(param_bits)[1]
+    float_weight, layer = layer.weight, replace(layer, weight=layer.weight * gain)
     weight, bias = layer.weight, layer.bias
     scale, threshold = 0.0, None
     if layer.output:
@@ -241,7 +275,7 @@ def _quantize_layer(
     shift = np.zeros(bias.shape[-1:])
     if rates is not None:
         before, after, n_images = rates
-        moved = _mean_drive(layer, weight, before, n_images)
+        moved = _mean_drive(layer, float_weight, before, n_images)
         moved = moved - _mean_drive(layer, quantised * per_weight, after, n_images)
         bias = bias + moved
         shift = moved[0, 0, 0]

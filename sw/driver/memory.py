@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hw.protocol import (
     ARGUMENT_BYTES,
+    BLOCK_BYTES,
     CRC_BYTES,
     STATUS_BYTES,
     Opcode,
     Rows,
     Space,
     Status,
+    max_request_rows,
     pack,
+    pack_zeros,
     row_bytes,
+    unpack,
 )
 from hw.spec import Config
 from sw.driver.errors import DeviceError, MemoryFault, RequestRefused
@@ -38,6 +44,21 @@ MAX_WRITES = 2
 Progress = Callable[[int], object]
 """Function that is called with the number of bytes transferred since its last call, like
 ``tqdm.update``."""
+
+
+def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
+    """Return how many bytes of ``data`` can be packed into ``room`` bytes, and their packed form.
+
+    ``step`` is a multiple of :data:`hw.protocol.BLOCK_BYTES`: a packed form ends at a multiple of
+    it, or with ``data``.
+    """
+    packed = b""
+    for at in range(0, len(data), step):
+        block = pack_zeros(data[at : at + step])
+        if len(packed) + len(block) > room:
+            return at, packed
+        packed += block
+    return len(data), packed
 
 
 class Memory:
@@ -72,7 +93,7 @@ class Memory:
 
     def write_requests(self, space: Space, row: int, data: bytes) -> list[Request]:
         """Return requests that write ``data`` to a memory, from row ``row`` on. Each request fits
-        one frame.
+        one frame. Rows are packed where that is shorter and the device takes packed rows.
 
         Raises
         ------
@@ -80,12 +101,26 @@ class Memory:
             ``data`` does not consist of whole rows.
         """
         size = self._row_bytes_of(space, data)
-        step = (self.config.max_payload_bytes - ARGUMENT_BYTES) // size * size
-        parts = [(at // size, data[at : at + step]) for at in range(0, len(data), step)]
-        return [
-            self._rows(Opcode.WRITE, space, row + first, len(part) // size, part)
-            for first, part in parts
-        ]
+        room = self.config.max_payload_bytes - ARGUMENT_BYTES
+        requests = []
+        at = 0
+        while at < len(data):
+            part, opcode = data[at : at + room // size * size], Opcode.WRITE
+            payload = part
+            if self.config.packed_writes:
+                most = at + max_request_rows(self.config) * size
+                n, packed = packed_prefix(data[at:most], math.lcm(BLOCK_BYTES, size), room)
+                if n >= len(part) and len(packed) < n:
+                    part, opcode, payload = data[at : at + n], Opcode.WRITE_PACKED, packed
+            n_rows = len(part) // size
+            requests.append(self._rows(opcode, space, row + at // size, n_rows, payload))
+            at += len(part)
+        return requests
+
+    def n_written_bytes(self, request: Request) -> int:
+        """Return the number of bytes that a request of :meth:`write_requests` writes."""
+        rows: Any = unpack(Rows, request.payload[:ARGUMENT_BYTES])
+        return int(rows.n_rows) * row_bytes(Space(int(rows.address.space)), self.config)
 
     def read_requests(self, space: Space, row: int, n_rows: int) -> list[Request]:
         """Return requests that read ``n_rows`` rows of a memory, from row ``row`` on. The reply to
@@ -132,7 +167,7 @@ class Memory:
 
         def on_reply(index: int) -> None:
             if on_progress is not None:
-                on_progress(len(requests[index].payload) - ARGUMENT_BYTES)
+                on_progress(self.n_written_bytes(requests[index]))
 
         self.transport.exchange(requests, on_reply)
 
@@ -276,7 +311,7 @@ class _Fill:
     def _write(self, section: Section, n_writes: int) -> None:
         self.n_written += len(section.data) if n_writes == 0 else 0
         for request in self.memory.write_requests(section.space, section.row, section.data):
-            n_bytes = len(request.payload) - ARGUMENT_BYTES if n_writes == 0 else 0
+            n_bytes = self.memory.n_written_bytes(request) if n_writes == 0 else 0
             self.transport.submit(
                 request, lambda reply, n_bytes=n_bytes: self._written(n_bytes, reply)
             )

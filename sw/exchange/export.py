@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.boards.configs import board_name
-from hw.spec import Config
+from hw.spec import N_PLANES, Config
 from sw.compile import costs, fitting
 from sw.compile.compiler import compile_network
 from sw.compile.costs import LayerReport
@@ -223,6 +223,9 @@ def export_network(
     images: Images,
     imported: Imported | None = None,
     unshared: str | None = None,
+    *,
+    pixel_bits: int = N_PLANES,
+    encoder_bits: int = quantize.ENCODER_WEIGHT_BITS,
 ) -> Export:
     """Fold, quantise, compile and measure a network, and return the result; no file is written.
 
@@ -236,6 +239,7 @@ def export_network(
         checkpoint of ``sw.train``.
     unshared : give every position, or position and timestep, a copy of the shared weights
         (:func:`sw.convert.unshare.unshare`); None keeps them shared.
+    pixel_bits, encoder_bits : see :func:`sw.convert.quantize.quantize`.
 
     Raises
     ------
@@ -251,10 +255,11 @@ def export_network(
     folded = fold.fold(path) if imported is None else imported.folded
     # The samples in a checkpoint come first, so that the result depends on the checkpoint alone.
     calibration = images.calibration if folded.calibration is None else folded.calibration
+    widths = {"pixel_bits": pixel_bits, "encoder_bits": encoder_bits}
     if imported is None:
-        network = quantize.quantize(folded, weight_bits, calibration=calibration)
+        network = quantize.quantize(folded, weight_bits, **widths, calibration=calibration)
     else:
-        network = integers.quantised(imported, weight_bits, calibration=calibration)
+        network = integers.quantised(imported, weight_bits, **widths, calibration=calibration)
     if unshared is not None:
         network = unshare(network, unshared)
     trace = None

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import PARAM_BITS, Leak, Reset, signed_range
+from hw.spec import N_PLANES, PARAM_BITS, Leak, Reset, signed_range
 from sw.convert import quantize
 from sw.convert.folded import FoldedLayer, FoldedNetwork
 from sw.exchange.assembly import Imported
@@ -24,6 +24,8 @@ def quantised(
     weight_bits: int,
     *,
     param_bits: int = PARAM_BITS,
+    pixel_bits: int = N_PLANES,
+    encoder_bits: int = quantize.ENCODER_WEIGHT_BITS,
     calibration: NDArray[np.uint8] | None = None,
 ) -> Network:
     """Return an imported network in integers, without rounding if that is possible.
@@ -35,6 +37,8 @@ def quantised(
     ----------
     weight_bits : width of the weights in bits.
     param_bits : width of biases and thresholds in bits.
+    pixel_bits, encoder_bits : widths of the pixels and of the encoder's weights in bits. With other
+        ones than the default, the network is quantised.
     calibration : images or frames to correct biases with, if the network is quantised.
 
     Raises
@@ -42,11 +46,18 @@ def quantised(
     sw.convert.quantize.QuantizeError
         A bias or a threshold does not fit its width, whichever quantisation scale is chosen.
     """
-    exact = as_integers(imported, weight_bits, param_bits)
+    exact = None
+    if (pixel_bits, encoder_bits) == (N_PLANES, quantize.ENCODER_WEIGHT_BITS):
+        exact = as_integers(imported, weight_bits, param_bits)
     if exact is not None:
         return exact
     network = quantize.quantize(
-        imported.folded, weight_bits, param_bits=param_bits, calibration=calibration
+        imported.folded,
+        weight_bits,
+        param_bits=param_bits,
+        pixel_bits=pixel_bits,
+        encoder_bits=encoder_bits,
+        calibration=calibration,
     )
     weights = {layer.name: layer.weight for layer in imported.folded.layers}
     ors = or_layers(imported.folded)

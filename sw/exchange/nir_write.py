@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hw.spec import Gate, Leak, decay
+from hw.spec import N_PLANES, Gate, Leak, decay
 from sw.convert import fold
 from sw.convert.folded import FoldedNetwork
 from sw.exchange.graph import ExchangeError, report_problems
@@ -84,6 +84,8 @@ def to_nir(
         for name, scale in (scales or {}).items()
         if len(scale) > 1
     }
+    if isinstance(network, Network) and network.pixel_bits != N_PLANES:
+        problems["image"] = f"its pixels are rounded to {network.pixel_bits} bits"
     report_problems(problems, "the network")
     return _Writer(nir, network, scales or {}, dt_s).graph()
 

@@ -17,6 +17,26 @@ from sw.network.network import Layer, Network, Shape
 PIXEL_MAX = (1 << N_PLANES) - 1
 """Largest value of a pixel."""
 
+
+def pixel_max(pixel_bits: int) -> int:
+    """Return the largest value of a pixel of ``pixel_bits`` bits."""
+    return (1 << pixel_bits) - 1
+
+
+def rounded(images: NDArray[np.uint8], pixel_bits: int) -> NDArray[np.uint8]:
+    """Return images whose pixels, 0 to 255, are rounded to ``pixel_bits`` bits.
+
+    0 stays 0, and 255 becomes the largest value of that width. There are no ties.
+
+    >>> rounded(np.array([0, 8, 9, 25, 26, 255], np.uint8), 4).tolist()
+    [0, 0, 1, 1, 2, 15]
+    """
+    if pixel_bits == N_PLANES:
+        return images
+    scaled = images.astype(np.uint16) * pixel_max(pixel_bits)
+    return ((scaled + PIXEL_MAX // 2) // PIXEL_MAX).astype(np.uint8)
+
+
 BATCH = 100
 """Number of images that are encoded at once."""
 
@@ -97,6 +117,7 @@ def encode(network: Network, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     check_input(network, images)
     if network.encoder is None:
         return images
+    images = rounded(images, network.pixel_bits)
     parts = [
         _encode(network.encoder, network.timesteps, images[start : start + BATCH])
         for start in range(0, len(images), BATCH)
@@ -123,7 +144,7 @@ def inputs(network: Network, images: NDArray[np.uint8], pixels: bool) -> NDArray
 
 
 def _encode(layer: Layer, timesteps: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for images (N, C, H, W).
+    """Return the spikes (N, T, O, H', W') of the encoder ``layer`` for rounded images (N, C, H, W).
 
     H' and W' are the height and width of the encoder's map, after pooling.
     """

@@ -34,8 +34,8 @@ from sw.network.network import INPUT, Network, NetworkError
 from sw.network.schema import short
 
 FORMAT = "spikefold-network"
-VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)
+VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, 4)
 SUFFIX = ".spikefold"
 METADATA_KEY = "spikefold"
 CHECKSUM = "checksum"

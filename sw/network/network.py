@@ -20,7 +20,16 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import MAX_LEAK_SHIFT, N_LEAK_SHIFTS, Gate, Leak, Reset, signed_range, valid_shifts
+from hw.spec import (
+    MAX_LEAK_SHIFT,
+    N_LEAK_SHIFTS,
+    N_PLANES,
+    Gate,
+    Leak,
+    Reset,
+    signed_range,
+    valid_shifts,
+)
 from sw.network.schema import Label, Length, Range, faults
 
 MAX_SIZE = 1 << 20
@@ -207,6 +216,9 @@ class Network:
         Its ``source`` is :data:`IMAGE`; its weights are shared over positions and timesteps, and it
         has no gate. The host computes it unless the device takes pixels. None if the input is
         binary frames.
+    pixel_bits : width of the pixels that the encoder reads. Each pixel of an image, 0 to 255, is
+        first rounded to a whole number from 0 to ``2**pixel_bits - 1``
+        (:func:`sw.network.encoder.rounded`). 8, which changes no pixel, if there is no encoder.
     layers : the other layers, in an order in which every map is written before it is read. The last
         one, and no other, is an output layer.
     weight_bits : width in bits that suffices for every weight of ``layers``.
@@ -220,6 +232,7 @@ class Network:
     timesteps: Annotated[int, Range(1, MAX_TIMESTEPS)]
     image_shape: Shape
     encoder: Layer | None
+    pixel_bits: Annotated[int, Range(1, N_PLANES)] = field(default=N_PLANES, metadata={"since": 4})
     layers: Annotated[tuple[Layer, ...], Length(1, MAX_LAYERS)]
     weight_bits: Annotated[int, Range(2, 8)]
     labels: tuple[Label, ...]
@@ -257,6 +270,11 @@ def validate(network: Network) -> None:
     for fault in faults(Network, network, "network"):
         raise NetworkError(fault)
     _check_map("input", network.image_shape, network.timesteps if network.encoder is None else 1)
+    if network.encoder is None and network.pixel_bits != N_PLANES:
+        raise NetworkError(
+            f"network.pixel_bits is {network.pixel_bits}, but no encoder reads pixels: expected "
+            f"{N_PLANES}"
+        )
     shapes = {INPUT: network.image_shape}
     if network.encoder is not None:
         _check_encoder(network.encoder)

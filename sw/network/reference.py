@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sw.network.encoder import PIXEL_MAX, check_input
+from sw.network.encoder import check_input, pixel_max, rounded
 from sw.network.engine import drive, fire, inputs_of, join_and_pool, summed
 from sw.network.network import INPUT, Layer, Network
 
@@ -128,7 +128,9 @@ def _run(network: Network, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     if network.encoder is None:
         maps[INPUT] = images
     else:
-        maps[INPUT] = run_layer(network.encoder, images[:, None], timesteps, PIXEL_MAX, None)
+        pixels = torch.from_numpy(rounded(images.numpy(), network.pixel_bits))
+        most = pixel_max(network.pixel_bits)
+        maps[INPUT] = run_layer(network.encoder, pixels[:, None], timesteps, most, None)
     for layer in network.layers[:-1]:
         identity = None if layer.identity is None else maps[layer.identity]
         maps[layer.name] = run_layer(layer, inputs_of(layer, maps), timesteps, 1, identity)

@@ -81,3 +81,28 @@ __all__ = [
     "run_payload",
     "stuffed",
 ]
+
+
+def unpacked(packed: bytes, n: int) -> bytes | None:
+    """Return the ``n`` bytes in a packed form, or None if the packed form is malformed.
+
+    It is malformed if it is too short, goes on behind the last byte, or has a bit for a byte behind
+    the last one. Bytes of zero that are not left out are accepted.
+    """
+    rest = iter(packed)
+    rows = bytearray()
+    groups = 0
+    try:
+        while len(rows) < n:
+            if len(rows) % 64 == 0:
+                groups = next(rest)
+            mask = next(rest) if groups & 1 else 0
+            groups >>= 1
+            for _ in range(min(8, n - len(rows))):
+                rows.append(next(rest) if mask & 1 else 0)
+                mask >>= 1
+            if mask:
+                return None
+    except StopIteration:
+        return None
+    return None if groups or next(rest, None) is not None else bytes(rows)

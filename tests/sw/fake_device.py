@@ -7,6 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from hw.protocol import (
     PROTOCOL_VERSION,
     REPLY,
     DeviceStatus,
-    Identity,
     LayerCounters,
     Opcode,
     Result,
@@ -29,7 +29,7 @@ from hw.protocol import (
     Status,
     decode_frame,
     encode_frame,
-    identity,
+    identity_bytes,
     n_rows,
     pack,
     row_bytes,
@@ -47,6 +47,7 @@ from sw.driver.transport import Transport
 from sw.network.encoder import encode
 from sw.network.network import INPUT, Network
 from tests.golden import run_network
+from tests.hw.wire import unpacked
 
 
 class FakeGateware:
@@ -71,7 +72,7 @@ class FakeGateware:
         self.memories = {
             s: bytearray(row_bytes(s, config) * n_rows(s, config)) for s in spaces(config)
         }
-        self.identity = pack(Identity, identity(config))
+        self.identity = identity_bytes(config)
         self.requests: list[tuple[int, int]] = []
         self.n_runs = 0
         self.done_is_lost = False
@@ -122,7 +123,12 @@ class FakeGateware:
             matches = zlib.crc32(memory[start:end]).to_bytes(4, "little") == data
             accepted = matches or self.accepts_any_crc
             return Status.OK if accepted else Status.MISMATCH, b"", []
-        if opcode == Opcode.WRITE:
+        if opcode == Opcode.WRITE_PACKED:
+            assert self.config.packed_writes
+            rows = unpacked(data, end - start)
+            assert rows is not None
+            data = rows
+        if opcode in (Opcode.WRITE, Opcode.WRITE_PACKED):
             assert len(data) == end - start
             memory[start:end] = data
             return Status.OK, b"", []
@@ -305,7 +311,8 @@ class FakeDevice(Device):
         if program.pixels:  # compute the device's own encoder from the bit-planes
             worth = 1 << np.arange(N_PLANES - 1, -1, -1)[:, None, None, None]
             image = (given * worth).sum(axis=0).astype(np.uint8)
-            maps, logits = run_network(self.network, encode(self.network, image[None])[0])
+            unrounded = replace(self.network, pixel_bits=N_PLANES)  # the host has rounded them
+            maps, logits = run_network(self.network, encode(unrounded, image[None])[0])
             maps[PIXELS] = given
         else:
             maps, logits = run_network(self.network, given)

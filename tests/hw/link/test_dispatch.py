@@ -2,6 +2,7 @@
 nothing."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth import Module
@@ -15,16 +16,17 @@ from hw.protocol import (
     REPLY,
     WRITABLE,
     DeviceStatus,
-    Identity,
     Opcode,
     Result,
     RunState,
     Space,
     Status,
-    identity,
+    identity_bytes,
+    max_request_rows,
     n_bytes,
     n_rows,
     pack,
+    pack_zeros,
     row_bytes,
     spaces,
 )
@@ -38,6 +40,7 @@ from tests.hw.wire import (
     request,
     rows_payload,
     run_payload,
+    unpacked,
 )
 from tests.streams import get, packet_items, put, refuses, simulate, stays_valid
 
@@ -66,10 +69,12 @@ CONFIGS = [
         spike_bytes=64,
         max_layers=4,
         result_rows=3,
+        packed_writes=1,
         max_payload_bytes=200,
         rx_buffer_bytes=512,
     ),
 ]
+PACKED = [replace(CONFIGS[0], name="narrow-packed", packed_writes=1), CONFIGS[1]]
 RUN_CYCLES = 150
 
 
@@ -93,7 +98,9 @@ class Host:
         packet = request(self.seq, opcode, payload)
         await self.ctx.tick().repeat(5)  # on the serial line, frames are further apart
         self.ctx.set(self.dut.n_data_bytes, len(payload) - ARGUMENT_BYTES)
-        await put(self.ctx, self.dut.i, packet_items(packet), rng=self.rng, stall=self.stall)
+        twice = self.dut.config.packed_writes and opcode == Opcode.WRITE_PACKED
+        for _ in range(1 + twice):
+            await put(self.ctx, self.dut.i, packet_items(packet), rng=self.rng, stall=self.stall)
         return self.seq
 
     async def receive(self) -> bytes:
@@ -183,7 +190,7 @@ def run_bench(
 def test_identify(config):
     async def body(host, core):
         for _ in range(2):
-            await host.expect(Opcode.IDENTIFY, data=pack(Identity, identity(config)))
+            await host.expect(Opcode.IDENTIFY, data=identity_bytes(config))
 
     run_bench(config, body)
 
@@ -449,7 +456,7 @@ def test_rate_is_passed_on_after_the_reply(config):
         await host.expect(Opcode.RATE, rate_payload(77)[:-1], status=Status.BAD_LENGTH)
         assert not handed_on
         await host.expect(Opcode.RATE, rate_payload(77))
-        await host.expect(Opcode.IDENTIFY, data=pack(Identity, identity(config)))
+        await host.expect(Opcode.IDENTIFY, data=identity_bytes(config))
         assert handed_on == [76]
 
     async def watch(ctx, dut):
@@ -474,7 +481,7 @@ def test_after_a_reset_memories_are_out_of_reach_until_an_abort(config):
     async def body(host, core):
         for opcode, payload in refused:
             await host.expect(opcode, payload, status=Status.WAS_RESET)
-        await host.expect(Opcode.IDENTIFY, data=pack(Identity, identity(config)))
+        await host.expect(Opcode.IDENTIFY, data=identity_bytes(config))
         await host.expect(Opcode.RATE, rate_payload(9))
         assert host.ctx.get(core.n_writes) == 0
         await host.expect(Opcode.ABORT)
@@ -563,8 +570,85 @@ def test_any_undamaged_request_is_answered_and_the_next_one_too(config, seed):
     for seq, ((opcode, _), answer) in enumerate(zip(requests, answers, strict=True), start=1):
         assert answer[:2] == bytes([seq, opcode | REPLY])
         assert answer[2] in set(Status)
-    assert answers[-1][2:] == bytes([Status.OK]) + pack(Identity, identity(config))
+    assert answers[-1][2:] == bytes([Status.OK]) + identity_bytes(config)
     assert len({answer[2] for answer in answers}) >= 4, "the requests are too much alike"
+
+
+@pytest.mark.parametrize("config", PACKED, ids=lambda config: config.name)
+def test_packed_rows_are_written(config):
+    rng = random.Random(7)
+
+    async def body(host, core):
+        for space in sorted(WRITABLE & set(spaces(config))):
+            size = row_bytes(space, config)
+            n = min(n_rows(space, config), max_request_rows(config))
+            share = 1.0
+            packed = bytes(config.max_payload_bytes)
+            while len(packed) > config.max_payload_bytes - ARGUMENT_BYTES:
+                share /= 2
+                rows = bytes(rng.randrange(256) * (rng.random() < share) for _ in range(n * size))
+                packed = pack_zeros(rows)
+            before = host.ctx.get(core.n_writes)
+            count = len(rows) // size
+            await host.expect(Opcode.WRITE_PACKED, rows_payload(space, 0, count) + packed)
+            assert host.ctx.get(core.n_writes) == before + count
+            check = check_payload(space, 0, count, rows)
+            await host.expect(Opcode.CHECK, check)
+        await host.expect(Opcode.WRITE_PACKED, rows_payload(Space.SPIKE, 0, 0))
+
+    run_bench(config, body)
+
+
+@pytest.mark.parametrize("config", PACKED, ids=lambda config: config.name)
+def test_malformed_packed_rows_are_refused_and_write_nothing(config):
+    """Every prefix of a packed form and random ones; in between, requests that are answered."""
+    rng = random.Random(8)
+    rows = bytes([0, 1, 0, 2, 0, 0, 0, 0] + [0] * 8 + [3] * 9 + [0] * 7)
+    whole = pack_zeros(rows)
+    bad = [whole[:n] for n in range(len(whole))] + [whole + b"\0", whole + bytes(20)]
+    bad += [b"\xff" + whole[1:], bytes([whole[0] | 0x80]) + whole[1:], b"\0\0", b"\0" * 40]
+    bad += [
+        packed
+        for _ in range(20)
+        if unpacked(packed := rng.randbytes(rng.randrange(40)), len(rows)) is None
+    ]
+    n = len(rows)
+
+    async def body(host, core):
+        for packed in bad:
+            payload = rows_payload(Space.SPIKE, 3, n) + packed
+            await host.expect(Opcode.WRITE_PACKED, payload, status=Status.BAD_LENGTH)
+        for payload, status in (
+            (b"", Status.BAD_LENGTH),
+            (rows_payload(Space.SPIKE, 0, 1)[:-1], Status.BAD_LENGTH),
+            (rows_payload(Space.SPIKE, 0, 0) + b"\0", Status.BAD_LENGTH),
+            (rows_payload(Space.SPIKE, 0, 0xFFFF) + whole, Status.BAD_LENGTH),
+            (
+                rows_payload(Space.SPIKE, n_rows(Space.SPIKE, config) - 1, n) + whole,
+                Status.BAD_ADDRESS,
+            ),
+            (rows_payload(Space.RESULT, 0, 1) + b"\0", Status.BAD_SPACE),
+            (rows_payload(6, 0, 1) + b"\0", Status.BAD_SPACE),
+        ):
+            await host.expect(Opcode.WRITE_PACKED, payload, status=status)
+        assert host.ctx.get(core.n_writes) == 0
+        await host.expect(Opcode.WRITE_PACKED, rows_payload(Space.SPIKE, 3, n) + whole)
+        assert host.ctx.get(core.n_writes) == n
+
+    run_bench(config, body)
+
+
+def test_packed_rows_of_weights_are_refused_during_a_run():
+    config = PACKED[1]
+
+    async def body(host, core):
+        await host.start(1, 5)
+        row = rows_payload(Space.WEIGHT, 0, 1) + b"\0"
+        await host.expect(Opcode.WRITE_PACKED, row, status=Status.BUSY)
+        await host.expect(Opcode.WRITE_PACKED, rows_payload(Space.SPIKE, 0, 8) + b"\0")
+        await host.expect_done(1, 5)
+
+    run_bench(config, body, run_cycles=3000)
 
 
 def test_row_that_fits_no_frame_is_refused():

@@ -75,6 +75,30 @@ def test_undamaged_frames_pass_and_others_are_dropped(stall):
     assert n_events == {"dropped": len(bad), "passed": len(good) + 1}
 
 
+def test_requests_that_are_checked_first_are_passed_on_twice():
+    rng = random.Random(13)
+    dut = FrameReceiver(MAX_PAYLOAD_BYTES, twice=0x0A)
+    packets = [
+        bytes([n, rng.choice((0x0A, 0x0A, 0x02, 0x7E))]) + rng.randbytes(rng.choice((0, 1, 9, 64)))
+        for n in range(30)
+    ]
+    expected = [packet for packet in packets for _ in range(1 + (packet[1] == 0x0A))]
+    assert len(expected) > len(packets) + 5
+
+    async def bytes_in(ctx):
+        for packet in packets:
+            await put(ctx, dut.i, [*stuffed(checked(packet)), END], rng=rng, stall=0.1)
+
+    async def frames_out(ctx):
+        for packet in expected:
+            assert await get_packet(ctx, dut.o, rng=rng, stall=0.3) == packet
+            assert ctx.get(dut.n_data_bytes) == len(packet) - HEADER_BYTES - ARGUMENT_BYTES
+        await ctx.tick().repeat(20)
+        assert not ctx.get(dut.busy)
+
+    simulate(dut, bytes_in, frames_out, background=[stays_valid(dut.o)], max_ticks=60_000)
+
+
 def test_every_flipped_bit_is_dropped():
     rng = random.Random(12)
     dut = FrameReceiver(MAX_PAYLOAD_BYTES)

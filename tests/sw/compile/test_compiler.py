@@ -13,7 +13,7 @@ from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError, Placement, Program
-from sw.network.encoder import InputError, encode
+from sw.network.encoder import InputError, encode, rounded
 from sw.network.network import INPUT, Layer, Network
 from tests.networks import random_network
 from tests.sw.walk import Walk, descriptors, params_of, rows_of, walk, weights_of
@@ -417,8 +417,8 @@ def test_networks_here_use_what_there_is() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
-    """Check that both input buffers hold the packed sample: spikes, or an image as its
-    bit-planes.
+    """Check that both input buffers hold the packed sample: spikes unchanged, or the bit-planes of
+    an image whose pixels are rounded to the encoder's width.
     """
     net = pixel_network(seed)
     rng = np.random.default_rng(seed)
@@ -430,11 +430,12 @@ def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
         first, second = program.inputs
         assert first == next(iter(program.placements.values()))
         for buffer, place in enumerate((first, second)):
-            raw = program.pack_input(sample, buffer)
+            raw = program.pack_input(image if pixels else sample, buffer)
             assert len(raw) * 8 == place.n_bits
             maps = place.unpack(raw)
             if pixels:
                 maps = (maps * (128 >> np.arange(N_PLANES))[:, None, None, None]).sum(axis=0)
+                sample = rounded(image, net.pixel_bits)
             assert np.array_equal(maps, sample)
         assert second.start >= max(p.start + p.n_bits for p in program.placements.values())
         assert second.start + second.n_bits <= 8 * program.spike_bytes
@@ -452,7 +453,7 @@ def test_one_buffer_where_there_is_no_room_for_two() -> None:
 
 
 def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
-    net = pixel_network(0)
+    net = replace(pixel_network(0), pixel_bits=8)
     assert compile_network(net, CONFIG, pixels=True).pixels
     assert not compile_network(net, CONFIG, pixels=False).pixels
     assert not compile_network(net, replace(CONFIG, pixels=False), pixels=True).pixels

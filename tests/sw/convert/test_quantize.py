@@ -12,7 +12,7 @@ from hw.spec import Leak, Reset, after_spike
 from sw.convert import fold, quantize
 from sw.convert.folded import FoldedLayer, FoldedNetwork, exact, simulate
 from sw.data.dataset import Split
-from sw.network import reference
+from sw.network import encoder, reference
 from sw.network.engine import drive
 from sw.network.network import IMAGE, AnyLayer, Layer, Network
 from tests import golden
@@ -61,10 +61,34 @@ def test_integers_fit_and_scales_are_one_per_neuron(weight_bits: int, calibrated
         assert np.all(np.abs(before[inside] - after[inside] * scale) <= scale * 0.55)
 
 
-def test_the_encoder_always_has_8_bits() -> None:
-    encoder = quantize.quantize(folded_network(stem_coefficient="none"), 2).encoder
-    assert encoder is not None
-    assert len(np.unique(encoder.weight)) > 16
+def test_the_encoder_has_8_bits_by_default() -> None:
+    stem = quantize.quantize(folded_network(stem_coefficient="none"), 2).encoder
+    assert stem is not None
+    assert len(np.unique(stem.weight)) > 16
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_pixels_of_fewer_bits_keep_the_drive_of_the_encoder(bits: int) -> None:
+    """Weights are larger by as much as pixels are smaller; no spike differs but for rounding."""
+    folded = folded_network()
+    assert folded.encoder is not None
+    usual, rounding = quantize.quantize(folded, 8), quantize.quantize(folded, 8, pixel_bits=bits)
+    assert rounding.pixel_bits == bits and usual.pixel_bits == 8
+    assert rounding.encoder is not None and usual.encoder is not None
+    black_and_white = np.random.default_rng(bits).choice((0, 255), (20, *folded.image_shape))
+    spikes = [
+        encoder.encode(network, black_and_white.astype(np.uint8)) for network in (usual, rounding)
+    ]
+    assert spikes[0].any() and (spikes[0] != spikes[1]).mean() < 0.02
+
+
+def test_the_encoder_may_have_weights_of_other_widths() -> None:
+    network = quantize.quantize(folded_network(), 8, encoder_bits=4)
+    assert network.encoder is not None and np.abs(network.encoder.weight).max() <= 8
+    assert np.abs(network.layers[0].weight).max() > 8
+    for name, bits in (("pixel_bits", 0), ("pixel_bits", 9), ("encoder_bits", 3)):
+        with pytest.raises(quantize.QuantizeError, match=f"{name} = {bits}: use one of"):
+            quantize.quantize(folded_network(), 8, **{name: bits})
 
 
 @pytest.mark.parametrize("changes", [{}, {"neuron": LIF}, {"neuron": KEEP_SOFT}])

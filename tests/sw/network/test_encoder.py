@@ -24,6 +24,14 @@ def test_encoder_equals_the_reference(seed: int) -> None:
     np.testing.assert_array_equal(spikes, reference.run(network, images).spikes["input"])
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_pixels_are_rounded_to_the_nearest_of_equally_spaced_values(bits: int) -> None:
+    pixels = np.arange(256, dtype=np.uint8)
+    got = encoder.rounded(pixels, bits)
+    assert got.dtype == np.uint8
+    assert [int(n) for n in got] == [round(int(p) * (2**bits - 1) / 255) for p in pixels]
+
+
 def test_sums_beyond_float32_stay_exact() -> None:
     """Check that the encoder's sums are exact beyond the range of float32.
 

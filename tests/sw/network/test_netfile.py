@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hw.spec import Config
 from sw.network import netfile
-from sw.network.network import Layer, Network
+from sw.network.network import Layer, Network, NetworkError
 from tests.networks import random_network
 from tests.sw.network.files import document_of, rewritten
 
@@ -156,7 +156,7 @@ def test_a_later_version_names_what_is_readable() -> None:
     document, arrays = document_of(netfile.to_bytes(random_network(SEED)))
     document["version"] = 99
     with pytest.raises(
-        netfile.VersionError, match="version 99; this program reads version 1, 2, 3"
+        netfile.VersionError, match="version 99; this program reads version 1, 2, 3, 4"
     ):
         netfile.from_bytes(rewritten(document, arrays))
 
@@ -275,10 +275,28 @@ def test_the_program_of_a_file_of_version_1_is_not_read() -> None:
         netfile.from_bytes(rewritten({**document, "compiled": None}, arrays))
 
 
+def test_a_file_of_version_3_has_pixels_of_8_bits() -> None:
+    network = random_network(SEED, encoder=True, pixel_bits=8)
+    document, arrays = document_of(netfile.to_bytes(network))
+    document["version"] = 3
+    assert document["network"].pop("pixel_bits") == 8
+    assert_equal(netfile.from_bytes(rewritten(document, arrays)).network, network)
+
+
+def test_pixels_of_other_widths_are_kept() -> None:
+    network = random_network(SEED, encoder=True, pixel_bits=3)
+    assert netfile.from_bytes(netfile.to_bytes(network)).network.pixel_bits == 3
+    with pytest.raises(NetworkError, match="pixel_bits is 9, expected a whole number from 1 to 8"):
+        dataclasses.replace(network, pixel_bits=9)
+    with pytest.raises(NetworkError, match="pixel_bits is 4, but no encoder reads pixels"):
+        random_network(SEED, encoder=False, pixel_bits=4)
+
+
 def test_a_file_of_version_2_has_no_sums() -> None:
-    network = random_network(SEED, sums=0)
+    network = random_network(SEED, sums=0, pixel_bits=8)
     document, arrays = document_of(netfile.to_bytes(network))
     document["version"] = 2
+    del document["network"]["pixel_bits"]
     for layer in filter(None, (document["network"]["encoder"], *document["network"]["layers"])):
         assert (layer.pop("addends"), layer.pop("stacked")) == ([], False)
     assert_equal(netfile.from_bytes(rewritten(document, arrays)).network, network)
@@ -288,7 +306,7 @@ def test_a_file_of_version_2_has_no_sums() -> None:
     ("old", "new", "message"),
     [
         ('"timesteps": ', '"timesteps": 1, "timesteps": ', 'the key "timesteps" occurs twice'),
-        ('"version": 3', '"version": 3, "version": 3', 'the key "version" occurs twice'),
+        ('"version": 4', '"version": 4, "version": 4', 'the key "version" occurs twice'),
         ('"seed": 7', '"seed": NaN', "the number NaN is not finite"),
         ('"seed": 7', '"seed": -Infinity', "the number -Infinity is not finite"),
         ('"seed": 7', '"seed": 1e999', "the number 1e999 is not finite"),
@@ -379,9 +397,9 @@ def test_fields_of_the_format_are_pinned() -> None:
 
     If a field is added, raise ``netfile.VERSION`` and change this list.
     """
-    assert netfile.VERSION == 3
+    assert netfile.VERSION == 4
     assert " ".join(f.name for f in dataclasses.fields(Network)) == (
-        "timesteps image_shape encoder layers weight_bits labels provenance statistics"
+        "timesteps image_shape encoder pixel_bits layers weight_bits labels provenance statistics"
     )
     assert " ".join(f.name for f in dataclasses.fields(Layer)) == (
         "name source addends stacked kernel stride padding weight bias threshold leak leak_shift "
