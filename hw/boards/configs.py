@@ -41,6 +41,7 @@ _ECP5_85F_WIDE = {
     "membrane_bits": 18,
     "membrane_slots": 16,
     "spike_bytes": 8192,
+    "packed_writes": 1,
 }
 _TWO_BANKS = {"banks": 2, "chunk_bits": 32, "fire_lanes": 4}
 _ECP5_25F = {**_TWO_BANKS, "weight_depth": 2048, "spike_bytes": 8192}
