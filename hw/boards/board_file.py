@@ -16,7 +16,14 @@ from typing import Any
 
 from amaranth.lib import data
 
-from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Identity, row_bytes, spaces
+from hw.protocol import (
+    ARGUMENT_BYTES,
+    DEFAULT_BAUD,
+    Extension,
+    Identity,
+    row_bytes,
+    spaces,
+)
 from hw.spec import PARAM_BITS, Config, SpecError
 from hw.text import did_you_mean
 
@@ -46,7 +53,7 @@ _TABLES = {
 }
 """Keys that each table of a board file may have, by the table's name. The name ``""`` stands for
 keys outside tables."""
-_MAY_BE_ZERO = {"sum_queue", "pixels"}
+_MAY_BE_ZERO = {"sum_queue", "pixels", "packed_writes"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,15}")
 _PIN = re.compile(r"[A-Za-z0-9_]{1,16}")
 _WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
@@ -313,7 +320,12 @@ def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tupl
 
     ``core`` and ``clock`` are the tables of these names; for ``base``, see :func:`load`.
     """
-    widths = {key: data.Layout.cast(Identity)[key].width for key in _CORE}
+    widths = {
+        key: field.width
+        for layout in (Identity, Extension)
+        for key, field in data.Layout.cast(layout)
+        if key in _CORE
+    }
     numbers = {key: core.number(key, 1 << widths[key]) for key in core}
     clock_hz = clock.number("hz")
     if base is None:

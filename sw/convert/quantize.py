@@ -146,7 +146,7 @@ def quantize_with_scales(
         nonlocal output
         is_encoder = layer is folded.encoder
         rates = None
-        source = None
+        source = before = None
         gain = PIXEL_MAX / pixel_max(pixel_bits) if is_encoder else 1.0
         if images is not None:
             if is_encoder:

@@ -161,7 +161,7 @@ def test_every_number_has_a_range(cls: type) -> None:
     found = {name: (rule, value) for name, rule, value in numbers(cls)}
     plain = {name for name, hint in hints(cls).items() if hint is int}
     assert not plain, "numbers without a range"
-    assert len(found) == {Network: 3, Layer: 5}[cls]
+    assert len(found) == {Network: 4, Layer: 5}[cls]
     for name, (rule, value) in found.items():
         for wrong in (rule.low - 1, rule.high + 1, -1, 1 << 63, True, 1.0, "1", None):
             changed = (wrong, *value[1:]) if isinstance(value, tuple) else wrong

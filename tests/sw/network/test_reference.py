@@ -24,7 +24,9 @@ def assert_equals_golden(network: Network, images: np.ndarray) -> dict[str, np.n
     for n, image in enumerate(images):
         frames = image
         if network.encoder is not None:
-            repeated = np.repeat(image[None].astype(np.int64), network.timesteps, axis=0)
+            most = 2**network.pixel_bits - 1
+            pixels = np.rint(image.astype(np.float64) * most / 255).astype(np.int64)
+            repeated = np.repeat(pixels[None], network.timesteps, axis=0)
             frames = golden.run_layer(network.encoder, repeated, None)
         maps, logits = golden.run_network(network, frames)
         np.testing.assert_array_equal(trace.logits[n], logits)
