@@ -10,9 +10,9 @@ jobs and chunks through the pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
   its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
-  its identity spikes, those that the gate joins. The walk gives out no slot for a chunk while one
-  of the queues that it feeds is too full. Each bank receives a slot one cycle after the bank before
-  it.
+  its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no slot
+  for a chunk while one of the queues that it feeds is too full. Each bank receives a slot one cycle
+  after the bank before it.
 - The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
   weights. It takes one cycle per active input, and one cycle for a job without any.
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a

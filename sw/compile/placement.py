@@ -89,8 +89,9 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
 def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return the maps of a series in an order in which layers read them at equal distances.
 
-    If the search for any such order does not end in time, orders are tried in which each layer
-    reads maps that are neighbours. Far fewer beginnings of these orders can be completed.
+    If the search for any such order takes too many steps, a second search looks only for orders in
+    which each layer reads maps that are neighbours. It gives up wrong beginnings of an order much
+    earlier, and therefore takes fewer steps.
 
     Raises
     ------
@@ -120,16 +121,17 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
 def _first_order(
     members: list[str], reads: Sequence[Sequence[str]], *, max_distance: int
 ) -> tuple[str, ...] | None:
-    """Return the first order of ``members`` in which each read is of equally distant maps.
+    """Return the first order of ``members`` in which each layer reads equally distant maps.
 
-    Orders are compared like words, by the places of their maps in ``members``. The search appends
-    one map at a time, and leaves a beginning as soon as it can no longer be completed.
+    Orders are sorted like words in a dictionary, with ``members`` as the alphabet. The search
+    appends one map at a time, and takes it back as soon as the order can no longer be completed.
 
     Parameters
     ----------
     members : names of the maps of a series.
     reads : for each layer that reads several of them, the names of these maps.
-    max_distance : largest distance from one map of a read to the next.
+    max_distance : largest distance, in places of the order, from one of the maps that a layer reads
+        to the next of them.
 
     Returns
     -------
@@ -258,8 +260,9 @@ def place_maps(
 def _is_short(layer: Layer, depth: int) -> bool:
     """Return whether every kernel row of ``layer`` fits a piece (16 bits), wherever it begins.
 
-    A piece begins at a granule, so that the row may begin at any of the first 8 bits. ``depth`` is
-    the number of bits of a position. If kernel columns share weights, the result is False.
+    A piece begins at a multiple of 8 bits, so that the row may begin at any of its first 8 bits.
+    ``depth`` is the number of bits of a position. If kernel columns share weights, the result is
+    False.
     """
     run = layer.kernel[1] * depth
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

@@ -49,8 +49,9 @@ Progress = Callable[[int], object]
 def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
     """Return how many bytes of ``data`` can be packed into ``room`` bytes, and their packed form.
 
-    ``step`` is a multiple of :data:`hw.protocol.BLOCK_BYTES`: a packed form ends at a multiple of
-    it, or with ``data``.
+    ``data`` is packed ``step`` bytes at a time, as long as there is room, so the first result is a
+    multiple of ``step`` or the length of ``data``. ``step`` must be a multiple of
+    :data:`hw.protocol.BLOCK_BYTES`.
     """
     packed = b""
     for at in range(0, len(data), step):
