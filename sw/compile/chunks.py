@@ -171,7 +171,7 @@ def _split_runs(
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
 
     def rows(n_bits: int) -> int:
-        """Return the number of rows of weights that a bank has for ``n_bits`` bits of a run.
+        """Return how many rows of weights a bank has for ``n_bits`` of the bits of a kernel row.
 
         The bits are a multiple of 8, or all bits of one or more positions.
         """

@@ -117,7 +117,10 @@ class LayerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
-    """Result of compiling one layer: plan, descriptor, and rows of weights and parameters."""
+    """Result of compiling one layer: descriptor, and rows of weights and parameters.
+
+    ``plan`` says how the core runs the layer, for the prediction of its cycles and for reports.
+    """
 
     plan: LayerPlan
     header: dict[str, Any]
@@ -481,7 +484,8 @@ def _order_jobs(
 
 
 def _check_counts(context: LayerContext, levels: list[Level]) -> None:
-    """Raise :class:`FitError` if a level has more iterations than the device can count."""
+    """Raise :class:`FitError` if one of a layer's loops has more iterations than the device can
+    count."""
     longest = max(level.count for level in levels)
     limit = 1 << context.config.count_bits
     if longest > limit:
@@ -492,5 +496,8 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
 
 
 def _mask(levels: list[Level], flag: str) -> int:
-    """Return a mask with one bit per level: bit ``i`` is the field ``flag`` of level ``i``."""
+    """Return a mask with one bit for each loop of a layer.
+
+    Bit ``i`` is the field ``flag`` of the loop ``levels[i]``.
+    """
     return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

@@ -245,8 +245,12 @@ class Section:
 
 
 class _Fill:
-    """One execution of :meth:`Memory.fill`. It keeps the sections that are still to be compared,
-    the errors so far, and the number of bytes written."""
+    """One execution of :meth:`Memory.fill`, which compares the board's memories with their intended
+    contents, section by section, and writes the sections that differ.
+
+    It keeps the sections that are still to be compared, the errors so far, and the number of bytes
+    written.
+    """
 
     def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
         self.memory, self.transport = memory, memory.transport
@@ -268,7 +272,8 @@ class _Fill:
         return self.n_written
 
     def _check_wrongly(self, section: Section) -> None:
-        """Ask the board to compare the first row of a section with a wrong CRC."""
+        """Ask the board to compare the first row of a section with a wrong CRC, to see that it
+        refuses it. Otherwise its comparisons would prove nothing."""
         row = section.data[: row_bytes(section.space, self.memory.config)]
         request = self.memory.wrong_check_request(section.space, section.row, row)
         self.transport.submit(request, lambda reply: self._checked_wrongly(section, reply))
@@ -290,8 +295,8 @@ class _Fill:
             self._check(section, 0)
 
     def _check(self, section: Section, n_writes: int) -> None:
-        """Ask the board to compare a section with its memory. ``n_writes`` says how often this
-        section has been written before."""
+        """Ask the board to compare its memory with a section of the intended contents. ``n_writes``
+        says how often this section has been written before."""
         request = self.memory.check_request(section.space, section.row, section.data)
         self.transport.submit(request, lambda reply: self._checked(section, n_writes, reply))
 

@@ -122,7 +122,9 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
 
 class _Assembly(LayerBuilder):
-    """Folding of one graph, node by node, into the layers of a network.
+    """Folding of a network from another framework, node by node, into layers for the device.
+
+    A node is one step of the network's computation, such as a convolution or a pooling.
 
     ``values`` holds the output of every node so far, by the node's name: either spikes, or weighted
     sums that no neurons have received yet.
@@ -173,8 +175,8 @@ class _Assembly(LayerBuilder):
         return Imported(folded=folded, multipliers=self.multipliers, near=self.near)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
-        """Fold one node, and return its output. ``inputs`` are the outputs of the nodes that it
-        reads.
+        """Fold one node (a step of the network's computation) into the layers, and return its
+        output. ``inputs`` are the outputs of the nodes that it reads.
         """
         step = node.step
         if isinstance(step, Join):
