@@ -70,7 +70,7 @@ Output that is no terminal gets only a summary at the end. Ctrl-C ends the monit
 
 @dataclass(frozen=True)
 class _Watched:
-    """Last view of a monitor: its title, its figures, and recent speeds for the chart.
+    """Last view of a monitor: its title, its measurements, and recent speeds for the chart.
 
     ``history`` has the images per second of the last snapshots, oldest first.
     """
@@ -83,9 +83,9 @@ class _Watched:
 def _watch(
     arguments: argparse.Namespace, monitor: Monitor, samples: NDArray[Any], console: Console
 ) -> _Watched:
-    """Classify samples over and over and show the figures, until ``-n``, ``--seconds`` or Ctrl-C.
+    """Classify samples over and over, and show the monitor's measurements in the terminal.
 
-    Return the last view.
+    End after ``-n`` samples, after ``--seconds``, or on Ctrl-C, and return the last view.
     """
     board, network = monitor.board, monitor.network
     title = f"{arguments.network.name} on {board_name(board.config)} ({board.port})"

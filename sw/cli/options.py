@@ -62,7 +62,7 @@ def add_board(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that choose the samples to classify to a parser.
+    """Add to a parser the options that choose which samples are classified.
 
     Return argparse's group of the two options that exclude each other, ``--data`` and ``--input``.
     """
@@ -99,9 +99,9 @@ def port_of(board: str, config: Config | None) -> str | None:
     opens.
 
     If ``--board`` was given without a port, the result is None: USB ports are searched. ``config``
-    is the configuration that the network was exported for. If it is that of a known board
-    (:mod:`hw.boards.configs`) other than the one that ``sim`` simulates, each plain ``sim`` becomes
-    ``sim:BOARD`` with this board's name.
+    is the configuration that the network was exported for. ``sim`` alone simulates the default
+    board. If ``config`` is that of another known board (:mod:`hw.boards.configs`), each ``sim``
+    becomes ``sim:BOARD`` with this board's name.
 
     Raises
     ------

@@ -42,7 +42,10 @@ class _NoSettingError(Exception):
 
 
 def _assign(place: Any, keys: Sequence[str], value: Any, where: str = "") -> None:
-    """Set the value at the path ``keys`` below ``place``, a configuration's part called ``where``.
+    """Set a setting in ``place``, a part of a configuration as JSON values, to ``value``.
+
+    ``keys`` is the path from ``place`` to the setting; ``*`` in it stands for every entry of a
+    list. ``where`` is the name of ``place``, for the error message.
 
     Raises
     ------

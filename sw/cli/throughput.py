@@ -117,7 +117,11 @@ def measure(board: Board, n_samples: int = N_SAMPLES) -> list[Transfer]:
 
 
 def _measure(board: Board, n_samples: int) -> list[Transfer]:
-    """Do the work of :func:`measure`, while the board is loaded over its serial line."""
+    """Do the work of :func:`measure`.
+
+    The caller must make loading use the serial line even with a virtual board
+    (:meth:`sw.driver.device.Device.over_the_line`).
+    """
     device = board.device
     program = compile_network(network(board.config), board.config)
     counters = device.transport.counters

@@ -234,7 +234,7 @@ def _configure(
 ) -> TrainConfig:
     """Return the recipe's training settings with the changes that the command line asks for.
 
-    If there are few training images, of which there are ``n_images``, batches are smaller.
+    ``n_images`` is the number of training images. If they are few, batches are smaller.
 
     Raises
     ------

@@ -242,7 +242,10 @@ def measure(path: Path, data_root: Path | None = None, accuracies: Entry | None 
 
 
 def load(path: Path | None = None) -> list[Entry]:
-    """Return the entries stored in a JSON file, by default in ``checkpoints/zoo.json``."""
+    """Return the figures of the shipped networks, as stored in a JSON file.
+
+    The default is ``checkpoints/zoo.json``. There is one :class:`Entry` for each network.
+    """
     entries = json.loads((path or TABLE).read_text())
     return [
         Entry(**{**entry, **{name: tuple(entry[name]) for name in ("f1", "interval")}})
@@ -251,7 +254,7 @@ def load(path: Path | None = None) -> list[Entry]:
 
 
 def as_json(entries: Sequence[Entry]) -> str:
-    """Return the entries as the text of a JSON file that :func:`load` reads."""
+    """Return the figures of networks as the text of a JSON file that :func:`load` reads."""
     return json.dumps([asdict(e) for e in entries], indent=1) + "\n"
 
 

@@ -34,8 +34,11 @@ class Chunks:
     """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
     ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
-    number for every piece of a chunk; :class:`hw.protocol.Header` explains these numbers under the
-    same names.
+    number for every piece (16 bits) of a chunk. ``body_bits`` is how many of the piece's bits are
+    inputs, and ``tail_bits`` the same in the last iteration of the innermost loop. ``piece_rows``
+    is the piece's offset, in rows of spike memory, from the address that it would have in a
+    contiguous chunk. ``piece_weights`` is the index of its first bit's row of weights, relative to
+    that of the chunk.
     """
 
     levels: tuple[Level, ...]
@@ -50,7 +53,7 @@ class Chunks:
 
         They are the distance in bits from the chunk's first bit to the piece's first bit, the
         number of the piece's bits that are inputs, and that number in the last iteration of the
-        innermost loop.
+        innermost loop over chunks, whose chunk may have fewer inputs.
         """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
@@ -159,15 +162,16 @@ def _split_runs(
     def valid(n_bits: int) -> tuple[int, ...]:
         """Return, for each piece (16 bits) of a chunk, how many of its bits are inputs of the job.
 
-        The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. A piece
-        that is one position with fewer than 16 channels has only as many inputs as channels. There
-        are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's chunk are 0.
+        The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. If every
+        position takes a whole piece but has fewer than 16 channels, only the bits of its channels
+        count. There are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's
+        chunk are 0.
         """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
 
     def rows(n_bits: int) -> int:
-        """Return the number of rows of weights that a bank has for ``n_bits`` bits of a run.
+        """Return how many rows of weights a bank has for ``n_bits`` of the bits of a kernel row.
 
         The bits are a multiple of 8, or all bits of one or more positions.
         """

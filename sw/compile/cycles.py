@@ -10,9 +10,9 @@ jobs and chunks through the pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
   its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
-  its identity spikes, those that the gate joins. The walk gives out no slot for a chunk while one
-  of the queues that it feeds is too full. Each bank receives a slot one cycle after the bank before
-  it.
+  its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no slot
+  for a chunk while one of the queues that it feeds is too full. Each bank receives a slot one cycle
+  after the bank before it.
 - The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
   weights. It takes one cycle per active input, and one cycle for a job without any.
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
@@ -114,9 +114,10 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """Return the first cycle at whose end at most ``room`` entries are in the queue.
+        """Return the first cycle at whose end the queue has so few entries that it may be written.
 
-        Cycles before ``cycle`` are not considered. Only the entries recorded so far count.
+        It may be written while it has at most ``room`` entries. Cycles before ``cycle`` are not
+        considered. Only the entries recorded so far count.
         """
         if len(self.came) - self._n_went <= self.room:  # even if all entries had come already
             return cycle
@@ -144,7 +145,10 @@ class _Moves:
         self._waits: deque[tuple[int, int]] = deque()
 
     def wait(self, move: int, n_cycles: int) -> None:
-        """Record a stall of ``n_cycles`` just before ``move``."""
+        """Record a stall of ``n_cycles`` just before ``move``, a cycle without a stall.
+
+        Such cycles have numbers of their own, which do not count the stalls.
+        """
         self._waits.append((move, n_cycles))
 
     def cycle(self, move: int) -> int:
@@ -165,7 +169,8 @@ class _Moves:
     def forget(self, move: int) -> None:
         """Replace the records of all stalls before ``move`` by their sum, to keep the list short.
 
-        Later calls must not ask about earlier moves.
+        ``move`` is the number of a cycle without a stall. Later calls must not ask about earlier
+        ones.
         """
         while self._waits and self._waits[0][0] <= move:
             self._passed += self._waits.popleft()[1]

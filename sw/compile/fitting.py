@@ -136,7 +136,8 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     There is at most one text of each of these kinds:
 
     - weights of the largest width with which the network fits, on the same board built for that
-      width. If the board has wider weights than the network, this may be the present width;
+      width. If the board is built for wider weights than the network has, the network may keep its
+      width, and only the board is built anew;
     - sharing of weights in as few of the largest layers as possible;
     - fewer timesteps.
 

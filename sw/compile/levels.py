@@ -21,8 +21,8 @@ class Strides:
     """Distances by which the core's addresses move in one iteration of a loop, one per address.
 
     ``source`` (the map that the layer reads) is in bits of a bank's spike memory. ``identity`` (the
-    map that its gate joins) and ``target`` (the map that it writes) are in granules of 8 bits. An
-    output layer writes logits instead: its ``target`` is in rows of
+    map that its gate joins with the layer's own spikes) and ``target`` (the map that it writes) are
+    in granules of 8 bits. An output layer writes logits instead: its ``target`` is in rows of
     :attr:`hw.protocol.Space.RESULT`. ``weight`` is in rows of a bank's weight memory, ``param`` in
     rows of parameter memory. ``slot`` counts membrane slots, each of which keeps the membranes of
     one job's neurons until their next timestep.

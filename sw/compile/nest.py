@@ -45,7 +45,7 @@ class LayerContext:
 
     @property
     def input_max(self) -> int:
-        """Largest value of an input of the layer: 1, or that of a pixel."""
+        """Largest value that an input of the layer can have: 1 for spikes, up to 255 for pixels."""
         return pixel_max(self.pixel_bits) if self.pixels else 1
 
     @property
@@ -72,7 +72,10 @@ class LayerContext:
 
     @property
     def identity(self) -> Placement | None:
-        """Place in spike memory of the map that the layer's gate joins; None without a gate."""
+        """Place in spike memory of the map that the layer's gate joins with the layer's own spikes.
+
+        It is None without a gate.
+        """
         return self.placements[self.layer.identity] if self.layer.identity else None
 
     @property
@@ -114,7 +117,10 @@ class LayerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
-    """Result of compiling one layer: plan, descriptor, and rows of weights and parameters."""
+    """Result of compiling one layer: descriptor, and rows of weights and parameters.
+
+    ``plan`` says how the core runs the layer, for the prediction of its cycles and for reports.
+    """
 
     plan: LayerPlan
     header: dict[str, Any]
@@ -419,9 +425,10 @@ def _order_jobs(
     loop levels. Levels are innermost first. Those of one iteration are left out, because they move
     no address.
 
-    Level 0 is the loop over chunks, because the last chunk of a job may have fewer inputs: the core
-    takes the chunk in the last iteration of level 0 for the last one. If a job has only one chunk,
-    this loop stays as well, unless the device has too few levels otherwise.
+    Level 0 is the innermost loop over the chunks of a job, because the chunk in this loop's last
+    iteration may have fewer inputs, and the core expects such a chunk in the last iteration of
+    level 0. So this loop stays even if it has one iteration, unless the device then has too few
+    levels.
 
     Raises
     ------
@@ -477,7 +484,8 @@ def _order_jobs(
 
 
 def _check_counts(context: LayerContext, levels: list[Level]) -> None:
-    """Raise :class:`FitError` if a level has more iterations than the device can count."""
+    """Raise :class:`FitError` if one of a layer's loops has more iterations than the device can
+    count."""
     longest = max(level.count for level in levels)
     limit = 1 << context.config.count_bits
     if longest > limit:
@@ -488,5 +496,8 @@ def _check_counts(context: LayerContext, levels: list[Level]) -> None:
 
 
 def _mask(levels: list[Level], flag: str) -> int:
-    """Return a mask with one bit per level: bit ``i`` is the field ``flag`` of level ``i``."""
+    """Return a mask with one bit for each loop of a layer.
+
+    Bit ``i`` is the field ``flag`` of the loop ``levels[i]``.
+    """
     return sum(1 << i for i, level in enumerate(levels) if getattr(level, flag))

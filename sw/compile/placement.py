@@ -24,7 +24,7 @@ from sw.network.network import Layer, Shape
 
 
 def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
-    """Return how many rows of a kernel one chunk can hold, with one piece for each row.
+    """Return how many rows of a kernel one chunk can hold, with one piece (16 bits) for each row.
 
     The rows of the map are ``pitch_bytes`` bytes apart, and the kernel has ``kernel_y`` rows. A
     bank's spike memory consists of several byte-wide memories, called columns
@@ -60,10 +60,11 @@ All orders of 7 maps take fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
-    """Return the names of all maps, series by series.
+    """Return the names of all maps, divided into series.
 
-    A map that no layer reads together with another one is a series by itself. The series, and the
-    maps in each, have the order of ``names`` if the layers can then read them at equal distances.
+    Maps that layers read together, directly or through other maps, form a series. A map that no
+    layer reads together with another one is a series by itself. The series, and the maps in each,
+    have the order of ``names`` if the layers can then read them at equal distances.
 
     Raises
     ------
@@ -87,10 +88,11 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
 
 
 def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Return the maps of a series in an order in which layers read them at equal distances.
+    """Return an order of ``members`` in which each layer reads maps at equal distances.
 
-    If the search for any such order does not end in time, orders are tried in which each layer
-    reads maps that are neighbours. Far fewer beginnings of these orders can be completed.
+    ``members`` are maps that are to lie side by side in spike memory. If the search takes too many
+    steps, a second search looks only for orders in which each layer reads maps that are neighbours.
+    It gives up wrong beginnings of an order much earlier, and therefore takes fewer steps.
 
     Raises
     ------
@@ -120,16 +122,17 @@ def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
 def _first_order(
     members: list[str], reads: Sequence[Sequence[str]], *, max_distance: int
 ) -> tuple[str, ...] | None:
-    """Return the first order of ``members`` in which each read is of equally distant maps.
+    """Return the first order of ``members`` in which each layer reads equally distant maps.
 
-    Orders are compared like words, by the places of their maps in ``members``. The search appends
-    one map at a time, and leaves a beginning as soon as it can no longer be completed.
+    Orders are sorted like words in a dictionary, with ``members`` as the alphabet. The search
+    appends one map at a time, and takes it back as soon as the order can no longer be completed.
 
     Parameters
     ----------
-    members : names of the maps of a series.
+    members : names of the maps, which will lie side by side.
     reads : for each layer that reads several of them, the names of these maps.
-    max_distance : largest distance from one map of a read to the next.
+    max_distance : largest distance, in places of the order, from one of the maps that a layer reads
+        to the next of them.
 
     Returns
     -------
@@ -163,12 +166,14 @@ def _first_order(
 def _may_be_even(
     places: dict[str, int], names: Sequence[str], n_members: int, max_distance: int
 ) -> bool:
-    """Return whether maps can still lie at equal distances when the rest of a series is placed.
+    """Return whether the maps that a layer reads can still get places at equal distances.
+
+    Some of the ``n_members`` maps that are to lie side by side have been placed.
 
     Parameters
     ----------
-    places : index of every map that has been placed, in the order of the series; the maps to come
-        get the indices from ``len(places)`` to ``n_members`` - 1.
+    places : index, in the order of all these maps, of every map that has been placed; the maps to
+        come get the indices from ``len(places)`` to ``n_members`` - 1.
     names : the maps that one layer reads.
     max_distance : largest distance from one of them to the next.
     """
@@ -193,7 +198,8 @@ def place_maps(
 ) -> tuple[dict[str, Placement], int]:
     """Give every map a region of spike memory, with room for the padding around the map.
 
-    All maps of a series get the same padding: the largest that any layer that reads them needs.
+    Maps that layers read together, directly or through other maps, get the same padding: the
+    largest that any layer that reads them needs.
 
     Parameters
     ----------
@@ -258,8 +264,9 @@ def place_maps(
 def _is_short(layer: Layer, depth: int) -> bool:
     """Return whether every kernel row of ``layer`` fits a piece (16 bits), wherever it begins.
 
-    A piece begins at a granule, so that the row may begin at any of the first 8 bits. ``depth`` is
-    the number of bits of a position. If kernel columns share weights, the result is False.
+    A piece begins at a multiple of 8 bits, so that the row may begin at any of its first 8 bits.
+    ``depth`` is the number of bits of a position. If kernel columns share weights, the result is
+    False.
     """
     run = layer.kernel[1] * depth
     return layer.weight.shape[6] == layer.kernel[1] and run <= PIECE_BITS - GRANULE_BITS + 1

@@ -148,7 +148,8 @@ def exact(weight: Float, n_repeats: int, most: float) -> Float:
     Parameters
     ----------
     weight : weights of a layer (t|1, y|1, x|1, o, c, ky|1, kx|1).
-    n_repeats : number of times that a weight may be used in a sum.
+    n_repeats : number of times that a weight may be used in a sum: in a layer whose kernel
+        positions or timesteps share their weights, once for each of them.
     most : largest input, a whole number like all inputs.
     """
     largest = float(np.abs(weight).sum(axis=(4, 5, 6)).max(initial=0)) * n_repeats * most

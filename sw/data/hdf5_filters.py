@@ -93,7 +93,8 @@ def _shuffle(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
     """Undo HDF5's shuffle filter: put the bytes of each value side by side again.
 
     In the file, the first bytes of all values come first, then all second bytes, and so on.
-    ``settings[0]`` is the number of bytes of a value.
+    ``settings[0]`` is the number of bytes of a value. ``limit`` is not used, because the result is
+    as long as ``raw``.
     """
     size = settings[0] if settings else 0
     if size < 1:
@@ -110,7 +111,8 @@ def _fletcher32(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
 def _blosc(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
     """Decompress a chunk in Blosc's format.
 
-    The chunk's header states its size in bytes after decompression and before.
+    The chunk's header states its size in bytes after decompression and before. ``limit`` is the
+    largest size after decompression that is accepted. ``settings`` are not used.
     """
     blosc = _package("blosc")
     sizes = [int.from_bytes(raw[at : at + 4], "little") for at in (4, 12)]
@@ -126,7 +128,8 @@ def _lz4(raw: bytes, settings: tuple[int, ...], limit: int) -> bytes:
     """Decompress a chunk of LZ4 blocks.
 
     It begins with the number of decoded bytes of the chunk (64 bits) and of a block (32 bits). Each
-    block has its number of stored bytes (32 bits) in front. All numbers are big-endian.
+    block has its number of stored bytes (32 bits) in front. All numbers are big-endian. ``limit``
+    is the largest number of decoded bytes that is accepted. ``settings`` are not used.
     """
     block = _package("lz4.block")
     size, block_bytes = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:12], "big")

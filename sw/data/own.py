@@ -103,8 +103,8 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 
 def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Return the parts of a data set by name, training data first, and a text on the kind of their
-    files.
+    """Return the parts of a data set (training, validation, test) by name, training data first, and
+    a text on the kind of their files.
     """
     if path.is_file():
         if path.suffix.lower() != ".npz":
@@ -174,7 +174,7 @@ def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, S
 
 
 def _arrays(path: Path) -> dict[str, _Raw]:
-    """Return the parts of a data set, by name, from an ``.npz`` file.
+    """Return the parts of a data set (training, validation, test), by name, from an ``.npz`` file.
 
     The file has an array of samples and one of labels for every part.
 

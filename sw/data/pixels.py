@@ -67,7 +67,7 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
 
     Parameters
     ----------
-    parts : images of all parts of the data, which have the same unit.
+    parts : images of all parts of the data (training, validation, test), which have the same unit.
     what : name of the data, with which messages begin.
 
     Raises
@@ -110,7 +110,8 @@ def _full_scale(high: float) -> int:
 def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
     """Return the binary frames of all parts of a data set, of any numeric type, as uint8.
 
-    ``what`` is the name of the data, with which the error's message begins.
+    Parts are, for example, training and test data. ``what`` is the name of the data, with which the
+    error's message begins.
 
     Raises
     ------
@@ -152,8 +153,8 @@ def samples(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np.u
 
     Parameters
     ----------
-    parts : images or frames as :func:`arranged` takes them, of the types that :func:`as_pixels` or
-        :func:`as_frames` takes.
+    parts : images or frames of each part (training, validation, test) as :func:`arranged` takes
+        them, of the types that :func:`as_pixels` or :func:`as_frames` takes.
     what : name of the data, with which messages begin.
 
     Raises

@@ -229,7 +229,9 @@ class Device:
 
     @contextlib.contextmanager
     def over_the_line(self) -> Iterator[None]:
-        """Load a virtual board over its serial line in a ``with`` block, as a real board."""
+        """Within a ``with`` block, let loading write a virtual board's memories over its serial
+        line, as on a real board, instead of directly (:attr:`direct`).
+        """
         before, self._direct = self._direct, False
         try:
             yield

@@ -79,8 +79,8 @@ class BoardGroup(AnyBoard):
         """Compile a network for each board in use; return the boards with their compiled networks.
 
         The encoder, a first layer that turns pixels into spikes, is computed by all boards or, if
-        some cannot, by the host. So all boards take samples of the same form, and count the same
-        layers.
+        some cannot, by the host. So all boards take samples of the same form, and return counters
+        of the same layers.
         """
         if isinstance(network, str | Path):
             network = netfile.load(network)

@@ -49,8 +49,9 @@ Progress = Callable[[int], object]
 def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
     """Return how many bytes of ``data`` can be packed into ``room`` bytes, and their packed form.
 
-    ``step`` is a multiple of :data:`hw.protocol.BLOCK_BYTES`: a packed form ends at a multiple of
-    it, or with ``data``.
+    ``data`` is packed ``step`` bytes at a time, as long as there is room, so the first result is a
+    multiple of ``step`` or the length of ``data``. ``step`` must be a multiple of
+    :data:`hw.protocol.BLOCK_BYTES`.
     """
     packed = b""
     for at in range(0, len(data), step):
@@ -244,8 +245,12 @@ class Section:
 
 
 class _Fill:
-    """One execution of :meth:`Memory.fill`. It keeps the sections that are still to be compared,
-    the errors so far, and the number of bytes written."""
+    """One execution of :meth:`Memory.fill`, which compares the board's memories with their intended
+    contents, section by section, and writes the sections that differ.
+
+    It keeps the sections that are still to be compared, the errors so far, and the number of bytes
+    written.
+    """
 
     def __init__(self, memory: Memory, images: Mapping[Space, bytes], on_progress: Progress | None):
         self.memory, self.transport = memory, memory.transport
@@ -267,7 +272,8 @@ class _Fill:
         return self.n_written
 
     def _check_wrongly(self, section: Section) -> None:
-        """Ask the board to compare the first row of a section with a wrong CRC."""
+        """Ask the board to compare the first row of a section with a wrong CRC, to see that it
+        refuses it. Otherwise its comparisons would prove nothing."""
         row = section.data[: row_bytes(section.space, self.memory.config)]
         request = self.memory.wrong_check_request(section.space, section.row, row)
         self.transport.submit(request, lambda reply: self._checked_wrongly(section, reply))
@@ -289,8 +295,8 @@ class _Fill:
             self._check(section, 0)
 
     def _check(self, section: Section, n_writes: int) -> None:
-        """Ask the board to compare a section with its memory. ``n_writes`` says how often this
-        section has been written before."""
+        """Ask the board to compare its memory with a section of the intended contents. ``n_writes``
+        says how often this section has been written before."""
         request = self.memory.check_request(section.space, section.row, section.data)
         self.transport.submit(request, lambda reply: self._checked(section, n_writes, reply))
 

@@ -39,7 +39,8 @@ class Kind:
     identify_timeout_s : how many seconds a board may take to answer while it is not known what is
         on the port.
     timeout_s : how many seconds an identified board may take to answer.
-    settle_s : how many seconds after ``flush`` has returned bytes may still be sent on the line.
+    settle_s : for how many seconds bytes may still be sent on the line after ``flush`` has
+        returned.
     write_timeout_s : how many seconds a write may block. None means that the port does not take
         this setting.
     fixed_rate : whether the other end determines the rate of the line. Such a port cannot change it

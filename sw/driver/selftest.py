@@ -168,8 +168,8 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
     """Change to the fastest rate that works, as the driver does when it opens a board.
 
-    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, and the rate as a
-    text.
+    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, because a failure
+    is an exception (:func:`sw.driver.baud.agree_on_rate`), and the rate as a text.
     """
     agree_on_rate(device.transport, device.config, limit_baud)
     return True, f"{device.transport.baud} baud"
@@ -359,7 +359,7 @@ def _firing(
         timesteps always share their weights.
     bits : width of a weight in bits.
     n_shifts : largest number of shifts of a leak (:class:`hw.spec.Leak`). If it is 1, the reset is
-        never :attr:`hw.spec.Reset.DELAYED`.
+        never :attr:`hw.spec.Reset.DELAYED`, because devices with only one shift lack this reset.
     positions : (height, width) of the map. In some random layers each position has weights of its
         own. If None, positions always share their weights.
     identity : map that a gate joins with the layer's spikes; None for no gate.

@@ -150,7 +150,8 @@ class VirtualBoard:
 def _sdram_file(config_name: str) -> SdramFile | None:
     """Return a new file for the SDRAM of a virtual board.
 
-    Return None if the configuration has no SDRAM, or if no configuration has this name.
+    Return None if the configuration has no SDRAM. Also return None if no configuration has this
+    name: the virtual board's process then reports that.
     """
     try:
         config = config_by_name(config_name)

@@ -15,7 +15,8 @@ layer cannot take them if other nodes read its spikes, or if the pooling's windo
 network's results stay the same, but it has one more layer, with weights of 1 from each channel to
 itself and of 0 between channels.
 
-Values that are added stay apart: a layer reads several maps (:mod:`sw.exchange.terms`).
+Sums of maps are not computed on their own: the layer that reads a sum reads each of its maps, and
+adds up their weighted spikes (:mod:`sw.exchange.terms`).
 
 On the device, membranes start at 0 and inputs are not scaled. So readers convert thresholds: a
 neuron with threshold ``t``, input gain ``g`` and reset to ``r`` gets the threshold ``(t - r) / g``.
@@ -102,7 +103,9 @@ class Imported:
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
-    """Fold a graph of steps into layers that the device can run, and return the network.
+    """Fold a network, given as a graph of nodes, into layers that the device can run.
+
+    A node is one step of the network's computation, such as a convolution, neurons or a pooling.
 
     Parameters
     ----------
@@ -119,7 +122,9 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
 
 
 class _Assembly(LayerBuilder):
-    """Folding of one graph, node by node, into the layers of a network.
+    """Folding of a network from another framework, node by node, into layers for the device.
+
+    A node is one step of the network's computation, such as a convolution or a pooling.
 
     ``values`` holds the output of every node so far, by the node's name: either spikes, or weighted
     sums that no neurons have received yet.
@@ -170,8 +175,8 @@ class _Assembly(LayerBuilder):
         return Imported(folded=folded, multipliers=self.multipliers, near=self.near)
 
     def step(self, node: Node, inputs: list[Value]) -> Value:
-        """Fold one node, and return its output. ``inputs`` are the outputs of the nodes that it
-        reads.
+        """Fold one node (a step of the network's computation) into the layers, and return its
+        output. ``inputs`` are the outputs of the nodes that it reads.
         """
         step = node.step
         if isinstance(step, Join):
