@@ -160,8 +160,10 @@ def test_sums(board: Board) -> None:
 @pytest.mark.parametrize("leak", Leak)
 @pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
 def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
-    """Check three random networks with this granularity of weights and this leak.
+    """Check three random networks whose weights are shared in this way and that have this leak.
 
+    Output positions share weights (``shared``) or have weights of their own (``element``), the
+    latter perhaps for each timestep (``per-timestep``).
     Seeds whose network does not fit the device are skipped.
     """
     n_checked, seed = 0, 0
