@@ -196,7 +196,7 @@ class Results:
         }
 
     def add(self, found: Outcome) -> None:
-        """Keep a result."""
+        """Add the result of a mutant, and write the file again."""
         self.outcomes[found.number] = found
         self._lines.append(json.dumps(asdict(found)))
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ def _swapped(cell: Cell, one: str, other: str) -> Cell:
 
 
 def _bit(bits: Bits, change: Callable[[Bits], None]) -> Bits:
-    """Return a copy of the bits to which ``change`` has been applied."""
+    """Return a copy of a bitstream's bits, in which the function ``change`` has planted a bug."""
     copy = replace(bits, tiles=bits.tiles.copy(), extra=set(bits.extra))
     change(copy)
     return copy

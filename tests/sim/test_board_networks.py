@@ -86,7 +86,10 @@ def board(request) -> Iterator[Board]:
 
 
 def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
-    """Run random input on the board and compare everything that it returns."""
+    """Run random input on the board, and compare what it returns with the integer reference.
+
+    The cycles of each layer must be those that the compiler predicts.
+    """
     try:
         program = compile_network(network, board.config)
     except FitError:
