@@ -133,10 +133,10 @@ MAX_LEAK_SHIFT = 15
 class Leak(enum.IntEnum):
     """Kind of leak: what remains of a membrane ``v`` after a timestep.
 
-    ``a < b < c`` are shifts in bits; ``b`` and ``c``, or only ``c``, may be missing; then the
-    formulas end before their terms. Since the shifts increase and the signs alternate, what remains
-    never falls when ``v`` rises: the proof that nothing overflows (:mod:`sw.network.bounds`) relies
-    on it.
+    The kinds ``SUBTRACT`` and ``KEEP`` have formulas with one to three shifts in bits, ``a < b <
+    c``. With fewer than three, the terms with ``c``, or with ``b`` and ``c``, are left out. Since
+    the shifts increase and the signs alternate, what remains never falls when ``v`` rises: the
+    proof that nothing overflows (:mod:`sw.network.bounds`) relies on it.
     """
 
     NONE = 0

@@ -131,7 +131,10 @@ def mutated(config: Config, n: int, seed: int) -> tuple[str, list[Mutant]]:
 
 
 def _selected_by_host(verilog: str) -> str:
-    """Return Verilog whose input :data:`SELECT` is a register that the host sets at the start."""
+    """Return the Verilog with a register in place of the input :data:`SELECT`.
+
+    Its number chooses the mutant. The C++ program that simulates the device sets it at the start.
+    """
     text, n_ports = re.subn(rf"(\(|, ){SELECT}(\)|, )", _without_port, verilog, count=1)
     declared = f"input [{SELECT_BITS - 1}:0] {SELECT};"
     if n_ports != 1 or text.count(declared) != 1:
@@ -193,7 +196,7 @@ class Results:
         }
 
     def add(self, found: Outcome) -> None:
-        """Keep a result."""
+        """Add the result of a mutant, and write the file again."""
         self.outcomes[found.number] = found
         self._lines.append(json.dumps(asdict(found)))
         self._path.parent.mkdir(parents=True, exist_ok=True)

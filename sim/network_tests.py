@@ -3,8 +3,8 @@
 The environment variable ``SPIKEFOLD_NETWORK`` names a network file, ``SPIKEFOLD_VECTORS`` an .npz
 file with these arrays: for each image ``i`` the input ``i.sample``, and the expected ``i.logits``
 and ``i.spikes.<map>`` (T, C, H, W); ``stall``, the probability per cycle that a stream of the
-core's bus waits; and ``pixels``, whether the device computes the encoder. :mod:`sim.vectors` writes
-both files.
+core's bus waits; and ``pixels``, whether the device also computes the encoder, the first layer of
+an image network, instead of the host. :mod:`sim.vectors` writes both files.
 """
 
 from __future__ import annotations

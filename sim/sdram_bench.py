@@ -85,7 +85,7 @@ class BenchTop(wiring.Component):
 
 @dataclass(frozen=True, kw_only=True)
 class BusUse:
-    """Result of a measurement."""
+    """Use of the SDRAM's data bus while rows were read, and errors in what was read."""
 
     done: bool
     """Whether all requests were answered."""

@@ -11,8 +11,8 @@ thirty block RAMs of 4 kbit.
 The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built for another weight
 width, with the same number of bits of weight memory. The ULX3S-85F has several entries:
 ``ulx3s-85f`` has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four
-banks and 4-bit weights; ``ulx3s-85f-usb`` is the same with a second serial port, on the connector
-US2.
+banks and 4-bit weights; ``ulx3s-85f-usb`` is ``ulx3s-85f-wide`` with a second serial port, on the
+connector US2.
 
 Boards whose bitstream a vendor's tool makes have board files instead (:mod:`hw.boards.board_file`):
 those that come with Spikefold are known by their names, others by the paths of their files.

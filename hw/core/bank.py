@@ -2,7 +2,8 @@
 
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
 timestep. A *chunk* is the part of a job's input spikes that a bank reads in one cycle. A *slot* is
-one cycle's read of spike memory, of a chunk or of something else (:class:`hw.core.walk.Walk`).
+one cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut, or of a byte
+for the host (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value

@@ -14,7 +14,8 @@ from hw.spec import N_LEVELS, Config
 def word_request_layout(config: Config) -> data.StructLayout:
     """Return the layout of a request for a word of weight memory.
 
-    ``bank`` is the bank that has the word (one-hot), ``place`` the word's place in that bank.
+    ``bank`` is the bank that has the word (one-hot). ``place`` says which word it is: the row in
+    that bank, and the index of the 32-bit word in the row.
     """
     return data.StructLayout({"place": word_layout(config), "bank": config.banks})
 

@@ -3,7 +3,8 @@
 A *job* is the computation of one output position of one group of output channels at one timestep. A
 *chunk* is the part of its inputs that a bank reads from spike memory in one cycle; it is silent if
 none of them is a spike. It consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *slot* is one
-cycle's read of spike memory, of a chunk or of something else (:class:`hw.core.walk.Walk`).
+cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut, or of a byte for
+the host (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, Signal

@@ -69,7 +69,10 @@ class _CoreState:
 
 @dataclass(frozen=True, kw_only=True)
 class _Packed:
-    """Decoder of packed rows, and what is known of those of the current WRITE_PACKED."""
+    """Decoder of packed rows, and results of checking those of the current WRITE_PACKED.
+
+    Packed rows are rows whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`).
+    """
 
     unpacker: Unpacker
     checked: Signal
@@ -81,8 +84,10 @@ class _Packed:
 class Dispatcher(wiring.Component):
     """Execute one request at a time, in order, and reply to each.
 
-    A request is checked as a whole before it has any effect. Therefore a WRITE_PACKED arrives twice
-    (:class:`hw.link.frame.FrameReceiver`): first to check its packed rows, then to write them.
+    A request is checked as a whole before it has any effect. Therefore the frame receiver passes on
+    a WRITE_PACKED twice (:class:`hw.link.frame.FrameReceiver`). The first time, its packed rows,
+    whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`), are only checked; the second
+    time, they are written.
     Between two requests a waiting run is started as soon as the core is free, and a run that has
     ended is announced with a DONE frame.
 
@@ -223,9 +228,10 @@ class Dispatcher(wiring.Component):
         ]
 
     def _identity_byte(self, m: Module, r: Registers) -> Value:
-        """Return byte number ``r.at`` of what :func:`hw.protocol.identity_bytes` returns.
+        """Return one byte of the device's identity (:func:`hw.protocol.identity_bytes`).
 
-        These bytes are in a ROM, which gives one of them a cycle after its number.
+        ``r.at`` is the index of the byte. The bytes are in a ROM, so that a byte arrives one cycle
+        after its index.
         """
         m.submodules.identity = rom = memory.Memory(
             shape=8,
@@ -355,9 +361,10 @@ class Dispatcher(wiring.Component):
         is_check: Signal,
         packed: _Packed,
     ) -> None:
-        """Decide what becomes of a WRITE_PACKED, which arrives twice.
+        """Decide whether a WRITE_PACKED is only checked, or executed or refused.
 
-        When it arrives first, its packed rows are only checked. Then it is executed or refused.
+        The frame receiver passes it on twice. The first time, its packed rows, whose bytes of zero
+        are left out, are only checked. The second time, it is executed or refused.
         """
         m.d.sync += packed.checked.eq(~packed.checked)
         has_rows = checks.n_row_data_bytes != 0
@@ -438,7 +445,10 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [r.waiting[name].eq(run[name]) for name, _ in run_layout(config)]
 
     def _packed_rows(self, m: Module, r: Registers, checks: Checks) -> _Packed:
-        """Return the decoder of packed rows, and what is known of those of a WRITE_PACKED."""
+        """Return the decoder of a WRITE_PACKED's rows, with signals for the results of their check.
+
+        These rows are packed: their bytes of zero are left out (:func:`hw.protocol.pack_zeros`).
+        """
         most = max_request_rows(self.config) * max_row_bytes(self.config)
         m.submodules.unpacker = unpacker = Unpacker(most)
         m.d.comb += [
@@ -448,7 +458,10 @@ class Dispatcher(wiring.Component):
         return _Packed(unpacker=unpacker, checked=Signal(), sound=unreset(1))
 
     def _check_packed(self, m: Module, packed: _Packed) -> None:
-        """Add the states that decode packed rows without writing them."""
+        """Add the states that check the packed rows of a WRITE_PACKED, without writing them.
+
+        To check them is to decode them, that is, to put back their bytes of zero.
+        """
         unpacker = packed.unpacker
         with m.State("CHECK_PACKED"):
             m.d.comb += [
@@ -469,7 +482,8 @@ class Dispatcher(wiring.Component):
     def _write_rows(self, m: Module, r: Registers, checks: Checks, packed: _Packed | None) -> None:
         """Add the states that collect the bytes of the rows to write and hand each row to the core.
 
-        Those of a WRITE_PACKED come from the decoder.
+        The rows of a WRITE_PACKED, whose bytes of zero were left out, come from the decoder, which
+        puts these bytes back.
         """
         bus = self.bus
         with m.State("WRITE_BYTES"):

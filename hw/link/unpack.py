@@ -12,11 +12,12 @@ from hw.protocol import GROUP_BYTES
 
 
 class Unpacker(wiring.Component):
-    """Decode packed rows, a byte per cycle.
+    """Decode packed rows, a byte per cycle, by putting back the bytes of zero that were left out.
 
-    Decoding begins with ``start`` and is over when ``ended`` is high. It ends after ``n_bytes``
-    bytes, or as soon as the packed form is found malformed. If it ends early, bytes of the request
-    may be left on ``i``; ``input_ended`` is then low.
+    :func:`hw.protocol.pack_zeros` defines the packed form: bit masks say which bytes are not zero,
+    and only these bytes follow. Decoding begins with ``start`` and is over when ``ended`` is high.
+    It ends after ``n_bytes`` decoded bytes, or as soon as the packed form is found malformed. If it
+    ends early, bytes of the request may be left on ``i``; ``input_ended`` is then low.
 
     Parameters
     ----------
@@ -30,8 +31,8 @@ class Unpacker(wiring.Component):
     o : decoded bytes, the last of which has ``last``. The last one may be missing if the packed
         form is malformed.
     ended : nothing is being decoded.
-    sound : valid when ``ended``: the packed form has ``n_bytes`` bytes, no bit for a byte behind
-        them, and ends with them.
+    sound : valid when ``ended``: the packed form is well-formed. It decodes to exactly ``n_bytes``
+        bytes, no mask has a bit for a byte after these, and no bytes of ``i`` are left.
     input_ended : the last byte of the packed form has been taken.
     """
 

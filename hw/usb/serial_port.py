@@ -82,9 +82,10 @@ class UsbSerialPort(wiring.Component):
         return m
 
     def _receive(self, m: Module, device: "SerialDevice") -> None:
-        """Add the way of bytes and breaks from the host.
+        """Pass on bytes and breaks from the USB device to ``rx`` and ``line_break``.
 
-        A break empties the way: from ``breaking`` on, both ends drop all bytes until none is left.
+        A queue takes the bytes to the clock domain ``sync``. A break empties it: both ends of the
+        queue drop all bytes until none is left, and only then is the break reported.
         """
         m.submodules.received = fifo = AsyncFIFO(
             width=8, depth=CROSSING_BYTES, w_domain="usb", r_domain="sync"
@@ -117,7 +118,11 @@ class UsbSerialPort(wiring.Component):
             m.d.sync += done.eq(1)
 
     def _send(self, m: Module, device: "SerialDevice") -> None:
-        """Add the way of bytes to the host. The last byte waits for one that follows it."""
+        """Pass on bytes from ``tx`` to the USB device, which sends them to the host.
+
+        A byte that no other follows waits for :data:`GATHER_CYCLES` before it ends the packet, so
+        that a reply is not split into several packets.
+        """
         m.submodules.sent = fifo = AsyncFIFO(
             width=8, depth=CROSSING_BYTES, w_domain="sync", r_domain="usb"
         )

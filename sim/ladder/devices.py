@@ -1,6 +1,7 @@
-"""Checks of the netlists and bits of a board's FPGA, which are the lower rungs (checks) of the
-ladder.
+"""Checks of the netlists and bits of a board's FPGA.
 
+They are the last rungs of the ladder, a series of checks from the trained network down to the
+bitstream that is flashed.
 A netlist after synthesis or after routing, and the netlist that an iCE40's bits configure, are
 converted to Verilog, which is simulated. The bits of an ECP5 are compared with the routed design.
 :mod:`sim.ladder.rungs` explains the ladder.

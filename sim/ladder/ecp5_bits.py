@@ -104,8 +104,9 @@ def compare(routed: str, unpacked: str, database: Database | None = None) -> str
 def _differences(routed: Configured, bits: Configured) -> list[str]:
     """Return a line for each bit that is 1 in one configuration only.
 
-    nextpnr's text sets a few bits of unknown meaning by their places. ``ecpunpack`` leaves out
-    those of them that belong to a default, so that they may be 1 in nextpnr's text only.
+    Lines ``unknown:`` of nextpnr's text set single bits whose meaning Project Trellis does not
+    know. Bits that only such lines set are not compared, because the text of ``ecpunpack`` leaves
+    out those that belong to a default.
     """
     return [
         f"frame {place[0]} bit {place[1]} is {int(bits.bits.get(place, False))} in the bitstream: "

@@ -103,11 +103,12 @@ def _table(writer: Writer, cell: Cell, suffix: str = "", init: str = "INIT") -> 
 def _carry(
     writer: Writer, cell: Cell, carry: str, suffix: str, init: str, inject: str
 ) -> tuple[str, str]:
-    """Return the expressions of the sum and the carry of half a carry cell.
+    """Return the Verilog expressions of the sum and the carry of one half of a carry cell.
 
-    ``carry`` is the expression of the carry that comes in; the names of the cell's inputs end with
-    ``suffix``. ``init`` names the parameter with the table's contents, and ``inject`` the parameter
-    that can keep the incoming carry out of the sum.
+    Each half adds one bit, with a look-up table. ``carry`` is the expression of the carry that
+    comes in; the names of this half's inputs end with ``suffix``. ``init`` names the parameter with
+    the contents of the look-up table, and ``inject`` the parameter that can keep the incoming carry
+    out of the sum.
     """
     table = _table(writer, cell, suffix, init)
     if cell.text(inject, "YES") == "YES":

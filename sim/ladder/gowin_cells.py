@@ -147,7 +147,7 @@ def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
 
 
 def _check_ram(cell: Cell, widths: tuple[int, ...]) -> None:
-    """Check that a block RAM uses only what the models support.
+    """Check that a block RAM uses only what its Verilog model in ``gowin.v`` supports.
 
     Raises
     ------

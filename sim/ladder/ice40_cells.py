@@ -103,7 +103,8 @@ def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bi
     device.
 
     In nextpnr's netlist after routing, the buffers of the PLL's output and of the board's clock
-    have no input. They are recognised by the pins of the PLL that are connected to their outputs.
+    have no input from which to follow the net. A buffer without input is taken for that of the
+    board's clock if it drives the PLL's reference input, otherwise for that of the PLL's output.
     """
     source = cell.pins.get("USER_SIGNAL_TO_GLOBAL_BUFFER")
     if source is not None:

@@ -66,7 +66,7 @@ def classify(file: File, sample: Array) -> Outcome:
 
 
 def tensor(file: File, reference: dict[str, str]) -> Array:
-    """Return the array that a ``reference`` in the JSON document names."""
+    """Return the array of a network file to which its JSON part refers by ``reference``."""
     return file.tensors[reference["tensor"]].astype(np.int64)
 
 

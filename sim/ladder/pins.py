@@ -179,6 +179,9 @@ def _read_back(device: Device, vector: Vector, tally: Tally) -> None:
 def _run(board: Board, vector: Vector, index: int, tally: Tally) -> None:
     """Run sample number ``index``, and compare everything that the device reports.
 
+    Spikes, logits, class and counters must equal those of the integer reference, and the cycles of
+    each layer those that the compiler predicts.
+
     Raises
     ------
     LadderError

@@ -52,19 +52,21 @@ class SourceBug:
 
     @property
     def family(self) -> str:
-        """Family of devices for whose boards the sources are built."""
+        """Family of devices on one of whose boards the changed sources are checked."""
         return ICE40
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolBug:
-    """Bug of a tool: a change of what it has written, which is one of three things.
+    """Bug of a tool, imitated by a function that changes the tool's output.
+
+    Exactly one of the three functions below is given.
 
     Attributes
     ----------
-    cells : change of a netlist of an iCE40.
-    bits : change of the bits of an iCE40.
-    settings : change of the bits of an ECP5, as text (:mod:`sim.ladder.ecp5_bits`).
+    cells : changes the netlist of an iCE40.
+    bits : changes the bits of an iCE40's bitstream.
+    settings : changes the bits of an ECP5's bitstream, as text (:mod:`sim.ladder.ecp5_bits`).
     """
 
     name: str
@@ -197,7 +199,7 @@ def _swapped(cell: Cell, one: str, other: str) -> Cell:
 
 
 def _bit(bits: Bits, change: Callable[[Bits], None]) -> Bits:
-    """Return a copy of the bits to which ``change`` has been applied."""
+    """Return a copy of a bitstream's bits, in which the function ``change`` has planted a bug."""
     copy = replace(bits, tiles=bits.tiles.copy(), extra=set(bits.extra))
     change(copy)
     return copy

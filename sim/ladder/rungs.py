@@ -75,8 +75,8 @@ class Rung:
 
 
 def _at_pins(climb: Climb, verilog: str | None) -> str:
-    """Simulate the device, and compare all that it answers at its serial pins
-    (:mod:`sim.ladder.pins`).
+    """Simulate the device, and compare all that it answers at its serial pins with the integer
+    reference (:mod:`sim.ladder.pins`).
 
     ``verilog`` is the Verilog of the device; None means to generate it from the sources.
     """
@@ -87,7 +87,7 @@ def _at_pins(climb: Climb, verilog: str | None) -> str:
 
 
 def _bits(climb: Climb) -> str:
-    """Check the bits of the shipped file.
+    """Check the bits of the shipped bitstream.
 
     The bits for an ECP5 are compared with the routed design. The bits for an iCE40 are turned into
     the netlist that they configure, which is simulated.
@@ -98,7 +98,10 @@ def _bits(climb: Climb) -> str:
 
 
 def _cocotb(climb: Climb) -> str:
-    """Run the smallest of the networks on the generated Verilog of the core, under cocotb."""
+    """Run the smallest network on the generated Verilog of the core, under cocotb.
+
+    All spikes and logits are compared with the integer reference.
+    """
     vector = min(climb.vectors, key=lambda one: load_bytes(one.program))
     program = compile_network(vector.network, climb.build.config)
     frames = encoder.encode(vector.network, vector.samples)

@@ -36,8 +36,8 @@ class Tile:
 class Settings:
     """Settings of one kind of tile.
 
-    A bit is written as in the database: ``F5B3`` is bit 3 of frame 5, counted from those of the
-    tile, and ``!F5B3`` is a bit that the setting clears.
+    A bit is written as in the database: ``F5B3`` is bit 3 of frame 5, both counted from where the
+    tile's bits begin. ``!F5B3`` means that the setting clears this bit.
     """
 
     arcs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -48,7 +48,10 @@ class Settings:
     """Bits of each value of a mode, by the name of the mode and the value."""
 
     def bits(self, line: str) -> list[str] | None:
-        """Return the bits of a line of a configuration, or None if this kind of tile lacks it."""
+        """Return the bits that one setting sets or clears; None if this kind of tile lacks it.
+
+        ``line`` is the setting as a line of a configuration's text, such as ``arc: A0 H02W0501``.
+        """
         kind, name, *values = line.split()
         if kind == "arc:":
             return self.arcs.get((name, *values))  # type: ignore[arg-type]
@@ -147,8 +150,8 @@ class Configured:
     Attributes
     ----------
     bits : value of each of these bits.
-    lines : for each bit, the tiles and lines of the configuration that concern it.
-    unsupported : tiles and lines that are not in the database.
+    lines : for each bit, the settings that set or clear it, as texts ``TILE: SETTING``.
+    unsupported : the settings that are not in the database, in the same form.
     """
 
     bits: dict[Place, bool] = field(default_factory=dict)
@@ -156,7 +159,7 @@ class Configured:
     unsupported: list[str] = field(default_factory=list)
 
     def set(self, place: Place, value: bool, line: str) -> None:
-        """Give a bit a value."""
+        """Record the value of the bit at ``place``, and the setting ``line`` that gives it."""
         self.bits[place] = value
         self.lines[place].append(line)
 
@@ -166,8 +169,8 @@ def configure(database: Database, blocks: list[tuple[list[str], list[str]]]) -> 
 
     Parameters
     ----------
-    blocks : names of tiles and lines for them. If a block has several tiles, each line is for those
-        of them that have such a setting.
+    blocks : names of tiles, and the settings of these tiles, each as a line of text. If a block has
+        several tiles, a setting applies to those of them whose kind has it.
     """
     found = Configured()
     order = ("arc:", "word:", "enum:", "unknown:")

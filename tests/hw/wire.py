@@ -84,10 +84,11 @@ __all__ = [
 
 
 def unpacked(packed: bytes, n: int) -> bytes | None:
-    """Return the ``n`` bytes in a packed form, or None if the packed form is malformed.
+    """Return the ``n`` bytes of packed rows, or None if these are malformed.
 
-    It is malformed if it is too short, goes on behind the last byte, or has a bit for a byte behind
-    the last one. Bytes of zero that are not left out are accepted.
+    In packed rows bytes of zero are left out, and masks say which bytes are present. They are
+    malformed if they are too short, go on after the last byte, or have a mask with a bit for a byte
+    after the last one. Bytes of zero that are present all the same are accepted.
     """
     rest = iter(packed)
     rows = bytearray()

@@ -86,7 +86,10 @@ def board(request) -> Iterator[Board]:
 
 
 def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
-    """Run random input on the board and compare everything that it returns."""
+    """Run random input on the board, and compare what it returns with the integer reference.
+
+    The cycles of each layer must be those that the compiler predicts.
+    """
     try:
         program = compile_network(network, board.config)
     except FitError:
@@ -160,8 +163,10 @@ def test_sums(board: Board) -> None:
 @pytest.mark.parametrize("leak", Leak)
 @pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
 def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
-    """Check three random networks with this granularity of weights and this leak.
+    """Check three random networks whose weights are shared in this way and that have this leak.
 
+    Output positions share weights (``shared``) or have weights of their own (``element``), the
+    latter perhaps for each timestep (``per-timestep``).
     Seeds whose network does not fit the device are skipped.
     """
     n_checked, seed = 0, 0

@@ -1,4 +1,7 @@
-"""Tests of random networks under cocotb: the Verilog of the core against the golden model."""
+"""Tests of random networks under cocotb: the Verilog of the core against the golden model.
+
+The golden model (:mod:`tests.golden`) computes a network in plain Python loops.
+"""
 
 import sys
 

@@ -35,7 +35,11 @@ def program() -> Path:
 
 @contextmanager
 def board(program: Path, *options: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Run a virtual board; get its port, its process ID, and what it counted, after its end."""
+    """Run a virtual board within a ``with`` block.
+
+    The block gets the path of the board's serial port, the board's process ID, and a dictionary
+    that receives the board's counts when the block ends.
+    """
     counted: dict[str, Any] = {}
     with subprocess.Popen(
         [program, "--stats", *options],

@@ -327,7 +327,11 @@ def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
 
 
 def test_clocks_that_stop_change_neither_replies_nor_cycles(program):
-    """Clocks of link and core that stop while idle are compared with clocks that always run."""
+    """Check that replies and cycles are the same whether idle clocks stop or always run.
+
+    The clocks are those of the link and of the core, which the virtual board stops while the one or
+    the other has nothing to do.
+    """
     results = cycles_of_session(program)
     assert all(replies.endswith(DELIMITER) for replies, _ in results)
     assert results == cycles_of_session(program, "--every-cycle")

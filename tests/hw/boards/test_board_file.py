@@ -53,8 +53,10 @@ def pins(board: Board) -> dict[str, str]:
 
 
 def platform_pins(platform, reset: str) -> dict[str, str]:
-    """Return a board's FPGA pins as amaranth-boards lists them, by port name of the Verilog
-    wrapper."""
+    """Return a board's FPGA pins as amaranth-boards lists them, by the top module's port names.
+
+    ``reset`` is the name of the button that resets the device, as amaranth-boards calls it.
+    """
     uart = {sub.name: sub.ios[0].names[0] for sub in platform.lookup("uart", 0).ios}
     clk, rst, led = (
         platform.lookup(name, 0).ios[0].names[0] for name in (platform.default_clk, reset, "led")

@@ -1,4 +1,7 @@
-"""Tests of aborting a run of the core through its bus, while the core's memories are empty."""
+"""Tests of aborting a run of the core through its bus.
+
+No network is loaded: the runs are aborted before they end, and only signals of the bus are checked.
+"""
 
 import pytest
 

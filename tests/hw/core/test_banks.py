@@ -397,7 +397,10 @@ class Bench:
 
 
 def run_layers(bench: Bench, layers: list[dict]) -> None:
-    """Run layers one after another; inputs are read and sums are taken at independent speeds."""
+    """Run layers one after another on the chain of banks, and compare all outputs with the model.
+
+    Inputs are read and sums are taken at independent speeds, which the layers give.
+    """
     ready = []
 
     async def walk(ctx):

@@ -125,7 +125,9 @@ class Bench:
 
 
 def run(net: Network, frames: np.ndarray, *, stall: float = 0.0, config: Config = CONFIG):
-    """Run one inference and compare it with the golden model.
+    """Run one inference, and compare its spikes and logits with the golden model.
+
+    The golden model (:mod:`tests.golden`) computes a network in plain Python loops.
 
     Returns
     -------

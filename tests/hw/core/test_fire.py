@@ -239,10 +239,10 @@ def output_layer(rng: random.Random, config: Config, n_groups: int, tail_lanes: 
 
 
 def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
-    """Run layers on one fire unit, one after another, and compare all spikes and logits that it
-    writes.
+    """Run layers on one fire unit, and compare all spikes and logits with those of ``cases``.
 
-    Running them on the same unit shows that no layer depends on the state that an earlier one left.
+    Running them one after another on the same unit shows that no layer depends on the state that an
+    earlier one left.
     Jobs and sums of every second layer arrive without gaps, those of the other layers with random
     pauses.
     """

@@ -135,8 +135,11 @@ async def load(ctx, dut: LoopNest, nest: Nest) -> None:
 
 
 def check(nests: list[Nest], config: Config, rng: random.Random, stall: float, what: str) -> None:
-    """Run loop nests one after another on the same component, so that state left by an earlier one
-    is noticed."""
+    """Check that a loop nest yields exactly the steps that :meth:`Nest.steps` computes in Python.
+
+    All ``nests`` are run on the same component, so that state left by an earlier one is noticed.
+    ``what`` names the check in messages.
+    """
     dut = LoopNest(config)
 
     async def bench(ctx):

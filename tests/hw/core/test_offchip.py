@@ -108,7 +108,10 @@ def run(
     *,
     aborts: tuple[int, ...] = (),
 ) -> Program:
-    """Run one inference, check every spike and logit, and return the program.
+    """Run one inference, compare it with the golden model, and return the program.
+
+    Every spike and logit must be equal. The golden model (:mod:`tests.golden`) computes a network
+    in plain Python loops.
 
     Parameters
     ----------

@@ -34,8 +34,8 @@ def random_chunks(
     """Return the chunks (groups of inputs) of ``n_jobs`` random output positions (jobs).
 
     The chunks are sparse, dense or full. A job has no active input with probability ``silent``; it
-    then has one chunk, which is empty. Bits of a granule (byte) that have no row of weights are
-    never set.
+    then has one chunk, which is empty. Only the lowest ``2 ** granule_rows`` bits of a granule
+    (byte) have rows of weights; the others are never set.
     """
     n_bits = config.chunk_bits
     used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]

@@ -62,10 +62,10 @@ def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
 
 
 async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
-    """Read the sums of ``n_jobs`` output positions (jobs), ``fire_lanes`` per cycle, and compare
-    them.
+    """Read the sums of ``n_jobs`` output positions (jobs), ``fire_lanes`` per cycle.
 
-    Some jobs are read only in part, as in a layer with few channels.
+    The sums and the shortcut's spikes must be those that :func:`beats_of` returns. Some jobs are
+    read only in part, as in a layer with few channels.
     """
     job = 0
     while job < n_jobs:

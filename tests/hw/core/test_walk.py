@@ -100,7 +100,8 @@ def job_of(step: Step) -> dict[str, int]:
 
 
 def check(case: Case, config: Config = CONFIG) -> list[str]:
-    """Run a layer, and compare all slots (reads of spike memory) and jobs (output positions).
+    """Run a layer, and check that all slots (reads of spike memory) and jobs (output positions) are
+    those that its steps require.
 
     Return for each cycle what its slot was used for.
     """

@@ -81,7 +81,11 @@ def rows_to_use(config: Config, rng: random.Random) -> list[int]:
 
 
 def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[str, int]:
-    """Return a random event for a row of ``rows``; most events have an active input."""
+    """Return a random event, which asks for one row out of ``rows``.
+
+    Most events have an active input, whose weights are that row; the others only end the sums of an
+    output position.
+    """
     return {
         "weight": rng.choice(rows),
         "add": rng.random() < 0.7,
@@ -103,7 +107,11 @@ async def write(ctx, dut: WeightMemory, rows: list[int], rng: random.Random) -> 
 
 
 def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) -> None:
-    """Check the row that comes out in this cycle; weights that are None may have any value."""
+    """Check the row that comes out in this cycle.
+
+    ``wanted`` has the expected flags and weights, where weights None stand for any value. If
+    ``wanted`` itself is None, no row may come out. ``what`` names the check in messages.
+    """
     row = ctx.get(dut.rows.p)
     assert ctx.get(dut.rows.valid) == (wanted is not None), what
     if wanted is None:

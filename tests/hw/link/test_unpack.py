@@ -1,4 +1,7 @@
-"""Tests of the decoder of packed rows: what was packed comes out, and malformed forms are found."""
+"""Tests of the decoder of packed rows, in which bytes of zero are left out.
+
+The decoder returns the rows that were packed, and reports packed forms that are malformed.
+"""
 
 import random
 
@@ -23,7 +26,7 @@ def sparse(rng: random.Random, n: int) -> bytes:
 
 
 def damaged(packed: bytes, rng: random.Random) -> bytes:
-    """Return a packed form that is cut, longer, or has other bytes."""
+    """Return ``packed`` cut short, with more bytes, or with a bit flipped; or random bytes."""
     kind = rng.randrange(4)
     if kind == 0:
         return packed[: rng.randrange(1, len(packed) + 1)]

@@ -60,8 +60,8 @@ class Proof(wiring.Component):
 
     Members
     -------
-    bad : output that the search tries to make high: a rule is violated, or the event to find
-        happens.
+    bad : output that the search tries to make high. It is high if a timing rule is violated or, if
+        the proof is that some command can occur, when that command occurs.
     """
 
     def __init__(self, dut: AnyRefresh, property_of: Callable[[TimingRules], Value]):

@@ -1,4 +1,8 @@
-"""Tests of deliberate bugs: each can be planted, and the ladder catches one in the sources."""
+"""Tests of deliberate bugs: each can be planted, and the ladder catches one in the sources.
+
+The ladder is the series of checks from the trained network down to the bitstream
+(:mod:`sim.ladder.rungs`).
+"""
 
 from __future__ import annotations
 
