@@ -41,8 +41,8 @@ async def put(
 ) -> None:
     """Send ``items`` to a component's input stream.
 
-    Before each item, further cycles are waited as long as a random number says so, each with
-    probability ``stall``.
+    Before each item, it waits for a cycle with probability ``stall``, then for another one with the
+    same probability, and so on.
     """
     for item in items:
         while rng.random() < stall:
@@ -56,8 +56,8 @@ async def put(
 async def get(ctx, source: stream.Interface, *, rng: random.Random, stall: float = 0.3):
     """Take and return the next item of a component's output stream.
 
-    Before it, further cycles are waited as long as a random number says so, each with probability
-    ``stall``.
+    Before that, it waits for a cycle with probability ``stall``, then for another one with the same
+    probability, and so on.
     """
     while rng.random() < stall:
         await ctx.tick()

@@ -23,8 +23,9 @@ from sw.network.network import IMAGE, INPUT, MAX_ADDENDS, Shape, conv_size
 class LayerBuilder:
     """The layers of a network, in the order in which they are added.
 
-    ``encoder`` is the layer that reads the image, and ``layers`` holds all others by name. For
-    ``multipliers``, see :class:`sw.exchange.assembly.Imported`.
+    ``encoder`` is the layer that reads the image, and ``layers`` holds all others by name.
+    ``multipliers`` holds factors that turn the layers' numbers into integers
+    (:attr:`sw.exchange.assembly.Imported.multipliers`).
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,8 @@ class LayerBuilder:
     def add(self, layer: FoldedLayer, shape: Shape, multiplier: Float) -> Spikes:
         """Append ``layer`` to the network, and return its spikes, a map whose shape is ``shape``.
 
-        ``multiplier`` becomes the layer's entry in :attr:`Imported.multipliers`.
+        ``multiplier`` holds the factors by which the layer's weights, biases and thresholds are
+        multiplied to become integers; it is stored in ``multipliers``.
         """
         if layer.name in self.layers or layer.name == INPUT:
             raise ExchangeError(f"another layer is already named {layer.name!r}")

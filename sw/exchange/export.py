@@ -237,7 +237,8 @@ def export_network(
     images : images to measure on, and to correct biases with; there may be none.
     imported : the network in ``path`` if that is another framework's file; None if it is a
         checkpoint of ``sw.train``.
-    unshared : give every position, or position and timestep, a copy of the shared weights
+    unshared : ``element`` to give every position a copy of the shared weights, or
+        ``element/per-timestep`` for every position and timestep
         (:func:`sw.convert.unshare.unshare`); None keeps them shared.
     pixel_bits, encoder_bits : see :func:`sw.convert.quantize.quantize`.
 

@@ -104,8 +104,9 @@ class Flatten:
 class LeakGroup:
     """Neurons of one map that have the same leak.
 
-    ``leak`` is the kind of the leak, and ``shifts`` are its shifts (:class:`hw.spec.Leak`).
-    ``members`` is True for these neurons; its shape broadcasts to that of the map, (C, H, W).
+    ``leak`` is the kind of the leak. It is computed from membranes that are shifted right, and
+    ``shifts`` are the numbers of bits (:class:`hw.spec.Leak`). ``members`` is True for these
+    neurons; its shape broadcasts to that of the map, (C, H, W).
     """
 
     leak: Leak
@@ -117,7 +118,8 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which all have the same kind of reset.
 
-    ``leak`` is the kind of their leak (:class:`hw.spec.Leak`); ``leak_shift`` is its first shift,
+    ``leak`` is the kind of their leak. It is computed from membranes that are shifted right by
+    several numbers of bits (:class:`hw.spec.Leak`): ``leak_shift`` is the first of these numbers,
     and ``finer_shifts`` are all others.
     """
 

@@ -287,9 +287,10 @@ def _composed(
     Returns the new convolution's weight (y|1, x|1, o, c, ky|1, kx|1), and its kernel, stride and
     padding as (vertical, horizontal) pairs.
 
-    A tap of the old convolution that lies in its padding reads a zero. The new taps in its place
-    may lie on spikes, if pooling windows overlap, have padding or leave out an edge of the map.
-    These taps must then be 0, so that positions at the edge get weights of their own.
+    At the edge of the map, taps (kernel positions) of the old convolution lie in its padding, and
+    read zeros. The new taps that replace them may lie on spikes instead, if pooling windows
+    overlap, have padding or leave out an edge of the map. Such taps must be 0. The result then has
+    weights for each position, because only neurons at the edge are concerned.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height

@@ -57,10 +57,12 @@ def library_class(module: nn.Module) -> type | None:
 
 
 def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
-    """Return the entries for a module whose class is the library's class ``kind``.
+    """Return the entries of a topology (a network's list of steps) that describe a module.
 
-    The result is empty if the module does nothing in a trained network, as dropout does. ``name``
-    is the module's name in the network.
+    ``kind`` is the library's class of the module.
+
+    ``name`` is its name in the network. The result is empty if the module does nothing in a trained
+    network, as dropout does.
 
     Raises
     ------
@@ -171,8 +173,8 @@ def _max_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
 
 
 def _average_pool(n_axes: int) -> Callable[[Any, str], list[Entry]]:
-    """Return the function that converts average pooling with ``n_axes`` axes to topology
-    entries."""
+    """Return the function that converts average pooling with ``n_axes`` axes to entries of a
+    topology, a network's list of steps."""
 
     def convert(module: Any, name: str) -> list[Entry]:
         entry = _pool("average", module, name, n_axes)
@@ -278,7 +280,8 @@ def _jelly(kind: str) -> Callable[[Any, str], list[Entry]]:
 
 
 def _snn_leaky(module: Any, name: str) -> list[Entry]:
-    """Return a module of snnTorch's class ``Leaky`` as an entry of a topology.
+    """Return a module of snnTorch's class ``Leaky`` as an entry of a topology, a network's list of
+    steps.
 
     Threshold, beta and reset are not in the entry, because the state dict holds them.
 

@@ -36,7 +36,11 @@ def leak_of(factor: float) -> LeakShifts | None:
 
 
 def nearest_leak(factor: float, n_shifts: int = N_LEAK_SHIFTS) -> LeakShifts:
-    """Return the leak of up to ``n_shifts`` shifts whose factor is nearest to ``factor``."""
+    """Return the device's leak whose decay is nearest to ``factor``.
+
+    A decay is the factor by which a membrane is multiplied at every timestep. Only leaks that
+    shift the membrane up to ``n_shifts`` times are considered.
+    """
     candidates = [leak for leak in LEAKS if len(leak[1]) <= n_shifts]
     return min(candidates, key=lambda leak: abs(_decay(leak) - factor))
 

@@ -128,9 +128,9 @@ class Operations:
     def item(self, value: Any, index: Any) -> Any:
         """Map ``value[index]``, and return the symbol for the result (:mod:`sw.exchange.steps`).
 
-        ``value`` may be a tuple. It may also be the network's input; ``index`` then selects the
-        frame of a timestep, the timestep is added to ``frames``, and the result is the reference to
-        the input.
+        ``value`` may be a tuple. It may also be the network's input, of which ``index`` selects the
+        frame of one timestep. The result is then the reference to the whole input, and the timestep
+        is recorded in ``frames``, since the network must read the frames in order.
 
         Raises
         ------

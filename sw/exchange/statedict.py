@@ -185,8 +185,9 @@ class _Builder:
     def sequence(self, layers: Sequence[Mapping[str, Any]], source: str, place: str = "") -> str:
         """Add layers that run one after another, and return the name of the last layer's node.
 
-        The first layer reads the node ``source``. Layers without a name of their own are named by
-        their kind, ``place`` and their index.
+        The first layer reads the node ``source``. A layer without a name of its own is named by its
+        kind and its position, such as ``pool 2``; ``place`` is the part of the position before the
+        index, such as ``3.branch `` in a residual block.
         """
         for n, layer in enumerate(layers):
             if "block" in layer:

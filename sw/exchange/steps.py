@@ -72,7 +72,10 @@ class Steps:
     """Index of every step, by a key that is the same only for equal steps."""
 
     def add(self, key: Any, step: Step) -> Ref:
-        """Add a step unless one with the same ``key`` is known, and return a reference to it."""
+        """Add a step unless it is known already, and return a reference to it.
+
+        ``key`` identifies a step: equal keys mean the same module or operation on the same inputs.
+        """
         if key not in self.known:
             self.known[key] = len(self.steps)
             self.steps.append(step)
@@ -114,8 +117,8 @@ class Steps:
     def path(self, start: int, end: int) -> list[Entry]:
         """Return the steps after ``start``, up to and including ``end``, as entries of a topology.
 
-        ``start`` and ``end`` are indices of steps. A gate becomes a block: an entry that holds the
-        entries of both paths that the gate joins.
+        A topology is a network's list of steps in JSON. ``start`` and ``end`` are indices of steps.
+        A gate becomes a block: an entry that holds the entries of both paths that the gate joins.
 
         Raises
         ------

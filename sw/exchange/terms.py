@@ -57,8 +57,8 @@ def merged(terms: Sequence[Term], size: Pair) -> list[Term]:
 def with_one_kernel(terms: Sequence[Term], size: Pair) -> list[Term]:
     """Return terms with the same kernel and padding that compute the same sums.
 
-    The terms must read maps of one size with one stride. ``size`` is the height and width of the
-    sums.
+    A term is a convolution of one map, and a part of a layer's weighted sums. The terms must read
+    maps of one size with one stride. ``size`` is the height and width of the sums.
     """
     first = terms[0]
     if len({(term.kernel, term.padding, term.weight.shape[5:]) for term in terms}) == 1:
@@ -74,7 +74,10 @@ def with_one_kernel(terms: Sequence[Term], size: Pair) -> list[Term]:
 
 
 def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
-    """Return a term with a larger kernel and padding, whose added weights are 0."""
+    """Return a term (a convolution of one map) with a larger kernel and padding.
+
+    The added weights are 0, so that the sums stay the same.
+    """
     weight = np.zeros((*term.weight.shape[:5], *kernel))
     top, left = (p - q for p, q in zip(padding, term.padding, strict=True))
     weight[..., top : top + term.kernel[0], left : left + term.kernel[1]] = term.weight
@@ -84,11 +87,14 @@ def _in_kernel(term: Term, kernel: Pair, padding: Pair) -> Term:
 def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
     """Return the terms that must read a copy of their map, and the number of channels of each copy.
 
-    If all maps have the same shape and are read with the same stride, no term needs a copy.
-    Otherwise, a term fits if its map has the height and width of the sums (``size``) and is read
-    with stride 1. Copies get as many channels as the map of the fitting term with the most weights
-    or, if no term fits, as the map of the term with the most weights. Fitting terms whose maps have
-    this number of channels stay as they are; all others must read copies.
+    A term is a convolution of one map, and a part of a layer's weighted sums. A copy is a layer
+    that repeats the map's spikes in another shape. If all maps have the same shape and are read
+    with the same stride, no term needs a copy. Otherwise, a term fits if its map has the height and
+    width of the sums (``size``) and is read with stride 1.
+
+    Copies get as many channels as the map of the fitting term with the most weights or, if no term
+    fits, as the map of the term with the most weights. Fitting terms whose maps have this number of
+    channels stay as they are; all others must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0
@@ -102,8 +108,9 @@ def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
     """Return layers that copy the spikes that a term reads, each with the term that reads the copy
     instead.
 
-    Each copy has ``n_channels`` channels and the height and width ``size``; channels at the end may
-    be unused, and never spike. Inputs of which all weights are 0 are not copied.
+    A term is a convolution of one map. Each copy has ``n_channels`` channels and the height and
+    width ``size``; channels at the end may be unused, and never spike. Inputs of which all
+    weights are 0 are not copied.
     """
     weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
     used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))
@@ -129,10 +136,11 @@ def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
 
 
 def stacked(terms: Sequence[Term]) -> tuple[Float, bool]:
-    """Return the weights of terms that read different maps with one kernel, and whether each map
-    has weights of its own.
+    """Return the weights of a layer that adds up convolutions of different maps, and whether each
+    map has weights of its own.
 
-    If the weights of all maps are equal, they are returned once.
+    The convolutions are ``terms``, which must have the same kernel size. If the weights of all of
+    them are equal, they are returned once.
     """
     first = terms[0].weight
     if all(np.array_equal(term.weight, first) for term in terms[1:]):

@@ -23,7 +23,10 @@ from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
 @dataclass
 class Trace:
-    """The steps of a traced network as entries of a topology, and the parts that have none."""
+    """The steps of a traced network, and the parts that cannot be mapped.
+
+    The steps are entries of a topology, which describes a network in JSON.
+    """
 
     entries: list[Entry]
     """The network's entries, in the order in which they run."""
@@ -38,7 +41,9 @@ class Trace:
 
 
 def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
-    """Trace a module; return its steps as entries of a topology, and the parts that have none.
+    """Trace a module; return its steps, and the parts that cannot be mapped.
+
+    The steps are entries of a topology, which describes a network in JSON.
 
     Parameters
     ----------
@@ -133,7 +138,7 @@ class _Reader:
         self.operations = Operations(self.steps, self.timesteps, sequences)
 
     def run(self, graph: fx.Graph) -> Trace:
-        """Convert a traced graph, and return its entries and problems."""
+        """Convert a traced graph; return its steps, and the reasons why parts cannot be mapped."""
         self.tracer.check(self.tracer.root, "")
         outputs: list[Any] = []
         first = True
@@ -263,10 +268,10 @@ class _Reader:
     # -- the end
 
     def finish(self, outputs: list[Any]) -> Trace:
-        """Return the steps that lead to ``outputs``, as entries of a topology, and all problems.
+        """Return the steps that lead to ``outputs``, and the reasons why parts cannot be mapped.
 
-        ``outputs`` are the symbols for the results of the forward method. The entries are complete
-        only if there are no problems.
+        ``outputs`` are the symbols for the results of the forward method. The steps are entries of
+        a topology; they are complete only if every part can be mapped.
         """
         problems = {**self.tracer.problems, **self.problems}
         found = sorted({o.index for o in flat(outputs) if isinstance(o, Ref)})

@@ -1,7 +1,8 @@
 """Values in an imported graph: spikes, sums of spikes, and weighted sums of spikes.
 
-Steps that the device does not have are kept with these values until weights can hold them: scaling
-and pooling of spikes, and the terms of a sum.
+The device neither scales nor averages spikes. So a scaling or pooling of spikes is stored with the
+spikes, until a later convolution or fully connected step takes it into its weights. A sum keeps its
+terms, one for each map, until one layer reads all of these maps.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ class NeuronConfig:
     def decay(self) -> float:
         """Factor by which the leak multiplies a membrane in one timestep.
 
-        :func:`hw.spec.decay` computes it from the shifts. For ``LEARNED`` it is the value at the
-        start of training, the same as for ``SUBTRACT``.
+        :func:`hw.spec.decay` computes it from the shifts. For a leak that is trained
+        (:data:`LEARNED`), it is the value at the start of training, the same as for ``SUBTRACT``.
         """
         kind = Leak.SUBTRACT if self.leak == LEARNED else Leak[self.leak]
         return decay(kind, *self.leak_shifts)

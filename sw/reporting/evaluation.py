@@ -193,8 +193,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _fault(values: Any) -> str | None:
-    """Return a text about the first fault in the contents of an evaluation; None if there is
-    none.
+    """Return why ``values`` are not the output of ``python -m sw.evaluate --json``.
+
+    The result is None if they are.
     """
     if not isinstance(values, dict):
         return "it is no JSON object"

@@ -84,9 +84,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _Moment:
-    """Totals since the start, at the time ``at_s`` in seconds of the board's clock.
+    """Number of images and counters of the link since the start, at one moment.
 
-    The differences between two moments give the speeds between them.
+    ``at_s`` is the time in seconds by the board's clock. The differences between two moments give
+    the speeds between them.
     """
 
     at_s: float
@@ -136,8 +137,8 @@ class Monitor:
     def snapshot(self) -> Snapshot:
         """Return the figures of the window that ends now.
 
-        This also records the present totals, from which later windows can begin, and drops results
-        and totals older than the window.
+        This also records the present totals of images and of the link's counters, from which later
+        windows can begin, and drops results and totals older than the window.
         """
         now = self._moment()
         first = self._start_of_window(now)

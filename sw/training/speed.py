@@ -44,7 +44,7 @@ class SpeedError(RuntimeError):
 
 
 def network(timesteps: int, image_size: int, channels: int) -> ModelConfig:
-    """Return the configuration of the network to time, which peers can build as well.
+    """Return the configuration of the network to time, which other frameworks can build as well.
 
     Its images are ``image_size`` pixels high and wide, with one channel. It has neither auxiliary
     pathway nor Real-Spike coefficients (:mod:`sw.model.resnet`). ``channels`` is the number of
@@ -201,9 +201,11 @@ def measure(
     compiled: bool = True,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Time all contenders, and return their speeds by name, as a list with one value per round.
+    """Time a network in Spikefold and in other frameworks; return their speeds in each round.
 
-    A speed is in samples per second. Contenders run forward and backward passes on ``batch`` random
+    The result has a list of speeds, one for each round, by name of the contender: Spikefold, with
+    and without ``torch.compile`` (``compiled``), and the other frameworks (``peers``). A speed is
+    in samples per second. Contenders run forward and backward passes on ``batch`` random
     images, which count as ``batch`` samples for each pass. In each round, a contender runs for
     ``seconds``.
 

@@ -84,7 +84,7 @@ class FoldedNet(IntegerLayers):
     ----------
     network : folded network, as :func:`in_thresholds` returns it.
     scales : its quantisation scales.
-    logit_unit : divisor of the class scores.
+    logit_unit : divisor of the class scores, which brings them to a size that suits the loss.
     frozen : names of the layers that are not trained.
     """
 

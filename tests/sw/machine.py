@@ -1,7 +1,7 @@
 """Model of the device: executes the memory images of a program as the gateware does, bank by bank.
 
-It shares no code with the compiler: loops, pieces and weight rows are read from the descriptors
-(:mod:`tests.sw.walk`), spikes and weights from the bytes that the host writes.
+It shares no code with the compiler: loops and the addresses of spikes and weights are read from the
+descriptors (:mod:`tests.sw.walk`), spikes and weights from the bytes that the host writes.
 """
 
 from __future__ import annotations

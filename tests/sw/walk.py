@@ -1,7 +1,7 @@
 """Reader of compiled layers: walks a descriptor's loop nest from the bytes of the memories.
 
-It is independent of the compiler: loops, pieces of a chunk and rows of weight memory are read as
-:mod:`hw.protocol` describes them.
+It is independent of the compiler: loops, addresses of input spikes and rows of weight memory are
+read as :mod:`hw.protocol` describes them.
 """
 
 from __future__ import annotations

@@ -265,7 +265,10 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
 
 
 def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
-    """Return the places of those maps that lie elsewhere in runs on the given input buffers."""
+    """Return the places of all maps whose place depends on the input buffer, for the given buffers.
+
+    The input map has one place per buffer, and maps that are read together with it move too.
+    """
     return {
         f"buffer {n}: {name}": program.places(n)[name] for n in buffers for name in program.moved
     }

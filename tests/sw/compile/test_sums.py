@@ -87,7 +87,11 @@ def test_sums_without_an_even_order_are_refused() -> None:
 
 
 def first_even_order(names: str, reads: list[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the first of all permutations in which every read is of equally distant places."""
+    """Return the first permutation of ``names`` in which the maps of each read lie at equal
+    distances; None if there is none.
+
+    A read is a tuple of names of maps that one layer reads together.
+    """
     for order in itertools.permutations(names):
         if all(len(set(np.diff(sorted(map(order.index, one))))) <= 1 for one in reads):
             return order
@@ -116,7 +120,10 @@ def test_the_first_of_all_even_orders_is_found() -> None:
 
 
 def test_an_even_order_of_many_maps_is_found() -> None:
-    """Layers read three maps that follow each other in an order that is not that of the names."""
+    """Check that an order of 20 maps is found in which each layer reads three neighbouring maps.
+
+    It is a random order, not that of the names, and may also be found reversed.
+    """
     names = [f"m{n}" for n in range(20)]
     hidden = np.random.default_rng(1).permutation(names).tolist()
     reads = [tuple(hidden[at : at + 3]) for at in range(len(names) - 2)]

@@ -69,7 +69,10 @@ def test_the_encoder_has_8_bits_by_default() -> None:
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_pixels_of_fewer_bits_keep_the_drive_of_the_encoder(bits: int) -> None:
-    """Weights are larger by as much as pixels are smaller; no spike differs but for rounding."""
+    """Check that the encoder fires nearly the same spikes if pixels have fewer than 8 bits.
+
+    Pixels are then smaller numbers, and the weights are larger by the same factor.
+    """
     folded = folded_network()
     assert folded.encoder is not None
     usual, rounding = quantize.quantize(folded, 8), quantize.quantize(folded, 8, pixel_bits=bits)

@@ -1,4 +1,4 @@
-"""Tests of how rows are cut into requests, and of packed rows."""
+"""Tests of how rows of memory are split into write requests, and of packed (compressed) rows."""
 
 from __future__ import annotations
 

@@ -50,7 +50,11 @@ class Faulty(FakeGateware):
 def test_networks_are_loaded_over_the_line_only_during_the_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A virtual board is loaded past its line again afterwards, also if the test fails."""
+    """Check that the self-test, and nothing after it, loads a virtual board over its serial line.
+
+    Otherwise, a virtual board is loaded directly, without the line. This must be so again after the
+    self-test, even if it fails.
+    """
     gateware = FakeGateware(CONFIG)
     identity = BoardIdentity(CONFIG, PROTOCOL_VERSION, spec_hash(CONFIG))
     device = Device(Transport(FakePort(gateware)), identity)

@@ -1,4 +1,7 @@
-"""Tests of the folding of graphs, against the same steps computed one after another in torch."""
+"""Tests of the folding of imported graphs into layers.
+
+The folded network is compared with the graph's steps, computed one after another in torch.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def rng() -> np.random.Generator:
 
 
 def chain(*steps: Any) -> list[Node]:
-    """Return nodes n0, n1, ... that run the steps one after another."""
+    """Return a graph's nodes n0, n1, ..., each of which applies one step to the result of the last.
+
+    A step is an operation of :mod:`sw.exchange.graph`, such as ``Convolve``.
+    """
     names = [IMAGE, *(f"n{i}" for i in range(len(steps)))]
     return [Node(name=names[i + 1], step=step, sources=(names[i],)) for i, step in enumerate(steps)]
 
@@ -386,8 +392,10 @@ def test_scaling_before_and_behind_weights(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 def test_gates(gate: Gate) -> None:
-    """Check every gate in a residual block whose shortcut has a layer that comes after the
-    branch.
+    """Check every gate in a residual block whose shortcut has a layer of its own.
+
+    In the list of nodes, that layer comes after the branch, but the gate becomes part of the
+    branch's layer, which must then come after it.
     """
     nodes = chain(conv(3, 2, padding=(1, 1)), fire())
     nodes += [

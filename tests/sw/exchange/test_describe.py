@@ -237,7 +237,8 @@ def test_snntorch_loops_are_rolled_up() -> None:
 class Stateful(Snn):
     """Network of snnTorch's neurons that loops over frames and stacks its outputs.
 
-    ``way`` gives the membranes and the frame of each call.
+    ``way`` is called at every timestep, and returns the frame and the membranes that are passed to
+    the first neurons.
     """
 
     def __init__(self, way: Any):

@@ -286,8 +286,8 @@ def neuron_graph(**changes: Any) -> Any:
 def test_units_of_other_writers() -> None:
     """Check that graphs in other units are imported as the same network.
 
-    They have r = 1 and a timestep of 1; r = 1 / dt; or threshold and reset shifted by the same
-    value.
+    The graphs differ in the neurons' resistance r, which scales their input: r = 1 with a timestep
+    dt of 1, or r = 1 / dt. A third one has threshold and reset shifted by the same value.
     """
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 6, 6), np.uint8)
     full = np.ones((4, 6, 6))

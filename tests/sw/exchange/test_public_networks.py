@@ -201,7 +201,7 @@ def test_spikingjelly_examples() -> None:
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
-    """A small VGG with a depthwise block, as the classes of model zoos are built."""
+    """Check a small VGG with batch-norms and a depthwise convolution, as model zoos define them."""
 
     def fires() -> nn.Module:
         return neuron.LIFNode(tau=2.0, v_threshold=0.3, v_reset=None, decay_input=False)

@@ -1,4 +1,7 @@
-"""Tests of graphs that add maps and weighted sums, against the same steps in torch."""
+"""Tests of imported graphs that add spike maps or weighted sums.
+
+The folded network is compared with the graph's steps, computed one after another in torch.
+"""
 
 from __future__ import annotations
 
@@ -215,8 +218,10 @@ def test_the_image_is_read_by_one_layer() -> None:
 
 
 def test_extreme_copies() -> None:
-    """Check two extremes of copied spikes: a shortcut with weights of 0 folds, and one that would
-    need 148 maps is refused.
+    """Check shortcuts with a stride, for which layers are added that copy the input's spikes.
+
+    Weights of 0 need no copies. A 7x7 kernel would need so many that a layer would have to read
+    148 maps, so it is refused.
     """
     none = Convolve(weight=np.zeros((4, 3, 1, 1)), stride=(2, 2))
     nodes = [*stem(), two("c1", conv(4, 3, seed=1, stride=(2, 2), **SAME), "n1")]

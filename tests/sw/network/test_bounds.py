@@ -30,7 +30,10 @@ def tiny_layer(rng: np.random.Generator, leak: Leak, reset: Reset, per_timestep:
 
 
 def extremes(layer: Layer) -> tuple[int, int]:
-    """Return the smallest and largest register value over all 2**(FAN_IN * TIMESTEPS) inputs."""
+    """Return the smallest and largest value that a register for sums or membranes must hold.
+
+    All 2**(FAN_IN * TIMESTEPS) inputs are tried.
+    """
     values = {0}
     assert layer.threshold is not None
     threshold = int(layer.threshold[0, 0, 0])
@@ -84,7 +87,8 @@ def test_bounds_of_bit_planes() -> None:
     """Check the bounds of a layer that reads pixels, one bit-plane (one bit of each pixel) at a
     time.
 
-    They must cover every intermediate sum, the doubled sums and the membranes of all timesteps.
+    The sum is doubled before each further bit-plane is added. The bounds must cover all sums,
+    before and after they are doubled, and the membranes of all timesteps.
     """
     layer = Layer(
         name="stem",

@@ -104,7 +104,10 @@ def edited_file(rng: random.Random) -> bytes:
 
 
 def check_answers(network: Network, rng: random.Random) -> bool:
-    """Compile a network, run it on the model of the device, and compare it with plain loops.
+    """Check that a model of the device computes the same spikes and logits as the golden model.
+
+    The device model (:mod:`tests.sw.machine`) runs the compiled network. The golden model
+    (:mod:`tests.golden`) computes the network in plain loops.
 
     Return whether it fits the device and is small enough to be run.
     """

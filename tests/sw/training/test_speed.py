@@ -52,10 +52,9 @@ def test_rates_are_positive_and_take_turns(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_ratios_are_taken_within_rounds() -> None:
-    """Check that a speed is divided by the fastest peer's of the same round before the median is
-    taken.
+    """Check that a speed is divided by that of the fastest other framework in the same round.
 
-    So it does not matter that all contenders are slower in one round.
+    The median is taken afterwards, so it does not matter if all are slower in one round.
     """
     rates = {
         "spikefold": [20.0, 2.0, 30.0],
