@@ -139,8 +139,13 @@ def _speed(results: Results) -> Iterator[str]:
         slower, faster = sorted(needs, key=lambda name: -needs[name])
         yield (
             f"bottleneck {slower}: {1e3 * needs[slower]:.3f} ms per image, the {faster} takes "
-            f"{1e3 * needs[faster]:.3f} ms, at {results.baud:,} baud and "
-            f"{results.clk_hz / 1e6:g} MHz"
+            f"{1e3 * needs[faster]:.3f} ms"
+        )
+    if results.system_images_per_s:
+        boards = f" on {results.n_boards} boards" if results.n_boards > 1 else ""
+        yield (
+            f"whole system  {results.system_images_per_s:,.0f} images/s{boards} at "
+            f"{results.baud:,} baud and {results.clk_hz / 1e6:g} MHz"
         )
 
 
@@ -283,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
             check=arguments.check,
             load_s=loaded.seconds,
             baud=board.devices[0].transport.baud,
+            n_boards=len(board.devices),
         )
         shape = "x".join(map(str, inputs.sample_shape(network)))
         say(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sw.compile.program import Counters
+from sw.driver.pace import Work
 
 StreamItem = NDArray[np.uint8] | None
 """A sample to classify, or None while none is available yet."""
@@ -29,6 +30,8 @@ class Inference:
     maps : spikes of each layer and of the input, by name, as uint8 arrays (T, C, H, W) of 0 and 1.
         If the board takes pixels, the image is among them: in place of timesteps, it has the eight
         bits of the pixels as bit-planes. Empty if the spikes were not read back.
+    work : bytes on the serial line and clock cycles that the sample takes if the link is
+        undisturbed and no spikes are read back.
     link_s : seconds from queueing the input for the serial line until the board acknowledged the
         last of it, plus the time for reading spikes back.
     compute_s : seconds from the start of the computation, as estimated by the host, until the board
@@ -42,6 +45,7 @@ class Inference:
     logits: NDArray[np.int64]
     counters: dict[str, Counters]
     maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    work: Work | None = None
     link_s: float = 0.0
     compute_s: float = 0.0
     latency_s: float = 0.0

@@ -16,12 +16,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.protocol import Result, RunState, Space, n_bytes, row_bytes
+from hw.protocol import (
+    REPLY,
+    Opcode,
+    Result,
+    RunState,
+    Space,
+    Status,
+    encode_frame,
+    n_bytes,
+    row_bytes,
+)
 from sw.compile.program import Program
 from sw.driver.device import Device
 from sw.driver.errors import DeviceError, InvalidMessage, LinkTimeout, RequestRefused, RunLost
 from sw.driver.inference import Inference, StreamItem
 from sw.driver.loading import recover, write_program
+from sw.driver.pace import Work
 from sw.driver.status import RunResult, parse_done, parse_status
 from sw.driver.transport import Reply, Request
 from sw.network import encoder
@@ -385,9 +396,22 @@ class Pipeline:
                 name: self.program.placements[name].unpack(b"".join(parts))
                 for name, parts in job.maps.items()
             },
+            work=self._work(job, result.n_cycles),
             link_s=job.written_s - job.writing_s + (now_s - job.ended_s),
             compute_s=job.ended_s - started_s,
             latency_s=now_s - job.taken_s,
+        )
+
+    def _work(self, job: _Job, n_cycles: int) -> Work:
+        """Return what the sample takes of line and core, without repetitions and spike maps."""
+        assert job.run is not None and job.tag is not None
+        requests = [*job.writes, job.run]
+        done = encode_frame(bytes([job.tag, Opcode.DONE | REPLY, Status.OK]) + job.done)
+        return Work(
+            n_bytes_out=sum(len(request.frame(job.tag)) for request in requests),
+            n_bytes_acks=sum(len(request.ack(job.tag)) for request in requests),
+            n_bytes_done=len(done),
+            n_cycles=n_cycles,
         )
 
     def _check_class(self, result: RunResult, logits: NDArray[np.int64]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sw.compile import costs
 from sw.data import metrics
+from sw.driver.pace import BITS_PER_BYTE, Work, images_per_s
 
 INTERRUPTED = "interrupted"
 """Value of :attr:`Results.stopped` if Ctrl-C ended the session."""
@@ -41,6 +42,8 @@ class Results:
     n_requested : number of images to classify.
     predictions, n_cycles, logits : predicted class, clock cycles and logits of each image
         classified.
+    work : bytes on the serial line and clock cycles that each image takes if the link is
+        undisturbed and no spikes are read back.
     labels : true class of each image; None if unknown.
     layers : mean counters of each layer by its name.
     bus_use : for each layer that reads rows from memory outside the FPGA, the share of its cycles
@@ -50,6 +53,8 @@ class Results:
     wall_s : duration of the session in seconds, without loading the network.
     load_s : duration of loading the network in seconds.
     baud : rate of the serial line in bits per second.
+    n_boards : number of boards that share the images.
+    n_buffers : number of inputs that a board holds: while it computes one, the next can arrive.
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
     n_repeated : number of requests sent again during the session.
     n_recoveries : number of times that the link was restarted during the session.
@@ -68,6 +73,7 @@ class Results:
     predictions: list[int] = field(default_factory=list)
     labels: list[int] | None = None
     n_cycles: list[int] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     logits: list[list[int]] = field(default_factory=list)
     layers: dict[str, LayerMeans] = field(default_factory=dict)
     bus_use: dict[str, float] = field(default_factory=dict)
@@ -77,6 +83,8 @@ class Results:
     wall_s: float = 0.0
     load_s: float = 0.0
     baud: int = 0
+    n_boards: int = 1
+    n_buffers: int = 2
     n_bytes_out: int = 0
     n_bytes_in: int = 0
     n_repeated: int = 0
@@ -106,17 +114,29 @@ class Results:
 
     @property
     def line_s(self) -> float:
-        """Mean time in seconds per image for which the serial line is busy, at 10 bits per byte.
-        The line carries both directions at the same time, so only the one with more bytes
-        counts."""
-        n_bytes = max(self.n_bytes_out, self.n_bytes_in)
-        return 10 * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
+        """Mean time in seconds per image for which the serial line is busy, at 10 bits per byte,
+        without repetitions and spikes read back. The line carries both directions at the same time,
+        so only the one with more bytes counts."""
+        n_bytes = max(
+            sum(work.n_bytes_out for work in self.work),
+            sum(work.n_bytes_acks + work.n_bytes_done for work in self.work),
+        )
+        return BITS_PER_BYTE * n_bytes / self.baud / max(self.n_done, 1) if self.baud else 0.0
 
     @property
     def core_s(self) -> float:
         """Mean time in seconds that the board computes per image: clock cycles divided by clock
         frequency."""
         return float(np.mean(self.n_cycles)) / self.clk_hz if self.n_cycles else 0.0
+
+    @property
+    def system_images_per_s(self) -> float | None:
+        """Images per second that boards of this kind classify with this serial line, as predicted
+        from cycles and bytes (:func:`sw.driver.pace.images_per_s`); None if that is not known."""
+        if not (self.work and self.baud and self.clk_hz):
+            return None
+        one = images_per_s(self.work, baud=self.baud, clk_hz=self.clk_hz, n_buffers=self.n_buffers)
+        return self.n_boards * one
 
     def to_dict(self) -> dict[str, Any]:
         """Return all results, together with figures derived from them such as the accuracy, as a
@@ -136,6 +156,7 @@ class Results:
             "energy_pj": costs.PJ_PER_ACCUMULATION * self.n_synaptic_ops,
             "line_ms": 1e3 * self.line_s,
             "core_ms": 1e3 * self.core_s,
+            "system_images_per_s": self.system_images_per_s,
             "images_per_s": self.n_done / self.wall_s if self.wall_s else None,
             "mean_cycles": float(np.mean(self.n_cycles)) if self.n_cycles else None,
         }

@@ -135,6 +135,7 @@ class _Recorder:
         self.totals = np.zeros((len(self.layers), len(self.counted)))
         """Array (layers, counters): sum of each counter of each layer over all results."""
         self.before = board.counters
+        results.n_buffers = len(board.program.inputs)
 
     @contextlib.contextmanager
     def outcomes(
@@ -163,6 +164,8 @@ class _Recorder:
         results = self.results
         results.predictions.append(inference.prediction)
         results.n_cycles.append(inference.n_cycles)
+        if inference.work is not None:
+            results.work.append(inference.work)
         results.logits.append(inference.logits.tolist())
         results.link_s.append(inference.link_s)
         results.compute_s.append(inference.compute_s)

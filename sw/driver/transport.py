@@ -108,6 +108,14 @@ class Request:
     def __str__(self) -> str:
         return self.what or self.opcode.name
 
+    def frame(self, seq: int) -> bytes:
+        """Return the bytes on the line of this request with the sequence number ``seq``."""
+        return encode_frame(bytes([seq, self.opcode]) + self.payload)
+
+    def ack(self, seq: int) -> bytes:
+        """Return the bytes on the line of a reply without data to this request."""
+        return encode_frame(bytes([seq, self.opcode | REPLY, Status.OK]))
+
 
 Reply = bytes | DeviceError
 """Data of a reply, or the error because of which there is none."""
@@ -357,7 +365,7 @@ class Transport:
         while self._waiting:
             request, on_reply = self._waiting[0]
             seq = (self._seq + 1) % 256
-            frame = encode_frame(bytes([seq, request.opcode]) + request.payload)
+            frame = request.frame(seq)
             if not self._fits(frame, request):
                 break
             self._waiting.popleft()

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def test_json_has_every_figure(
     assert results["n_done"] == results["n_checked"] == len(results["predictions"]) == 5
     assert results["mismatches"] == [] and results["stopped"] is None
     assert results["mean_cycles"] == 1234
+    assert len(results["work"]) == 5 and results["system_images_per_s"] > 0
     assert set(results["layers"]) == {"input"} | {layer.name for layer in files[2].layers}
     for row in results["layers"].values():
         assert (row["n_cycles"], row["n_weight_reads"]) == (100, 50)
@@ -485,6 +487,7 @@ def test_text_has_interval_latency_and_bottleneck(
     out = capsys.readouterr().out
     for words in ("95 % interval", "latency    in all: p50", "bottleneck ", "energy     "):
         assert words in out
+    assert re.search(r"^whole system  [\d,]+ images/s at [\d,]+ baud and [\d.]+ MHz$", out, re.M)
 
 
 class Pipe:
