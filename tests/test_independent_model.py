@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parents[1] / "docs/network-file.md").read_text()
 
 
 def assert_same(path: Path, network: Network, samples: np.ndarray) -> None:
-    """Compare every spike, logit and prediction of the model with the reference."""
+    """Check that the independent model computes the spikes, logits and classes of the reference."""
     file = independent_model.read(path)
     expected = reference.run(network, samples)
     assert set(expected.spikes) == {INPUT, *(layer.name for layer in network.layers[:-1])}

@@ -62,7 +62,8 @@ class Operations:
     def apply(
         self, node: fx.Node, arguments: list[Any], options: dict[str, Any], where: str
     ) -> Any:
-        """Map an operation of a traced network, and return the symbol for its result.
+        """Translate an operation of a traced network into a step, and return the symbol for its
+        result.
 
         The symbol is a :class:`~sw.exchange.steps.Ref` for spikes or sums, a
         :class:`~sw.exchange.steps.State` for membranes, :data:`~sw.exchange.steps.OTHER` for values
@@ -126,7 +127,9 @@ class Operations:
         raise ExchangeError("it cannot be mapped: use modules and gates that can")
 
     def item(self, value: Any, index: Any) -> Any:
-        """Map ``value[index]``, and return the symbol for the result (:mod:`sw.exchange.steps`).
+        """Translate ``value[index]``, and return the symbol for its result.
+
+        Symbols stand for the values in a traced network (:mod:`sw.exchange.steps`).
 
         ``value`` may be a tuple. It may also be the network's input, of which ``index`` selects the
         frame of one timestep. The result is then the reference to the whole input, and the timestep
@@ -168,7 +171,9 @@ class Operations:
         options: dict[str, Any],
         where: str,
     ) -> Ref:
-        """Map a sum, difference or product of two values, and return a reference to the result.
+        """Translate a sum, difference or product of two values; return a reference to its result.
+
+        It becomes a gate between spikes, a part of a gate, or a total over timesteps.
 
         ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
@@ -195,7 +200,7 @@ class Operations:
         return result
 
     def sum(self, node: fx.Node, a: Any, b: Any, where: str) -> Ref:
-        """Map the sum ``a + b``, and return a reference to the result.
+        """Translate the sum ``a + b`` in a forward method, and return a reference to its result.
 
         If the operation adds up one map over timesteps, as in a loop over time, the result is
         marked as such a total. Any other sum of two maps is an ``ADD`` gate.
@@ -242,7 +247,7 @@ class Operations:
     def reduced(
         self, name: str, first: Ref, rest: list[Any], options: dict[str, Any], where: str
     ) -> Ref:
-        """Map a mean or sum along axes of ``first``, and return a reference to the result.
+        """Translate a mean or sum along axes of ``first``, and return a reference to its result.
 
         A mean over positions becomes an average pooling. A mean or sum over timesteps adds no step:
         the result is only marked as a total, because the device sums logits over timesteps anyway.

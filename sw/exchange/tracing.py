@@ -154,7 +154,7 @@ class _Reader:
 
     def resolved(self, argument: Any) -> Any:
         """Return an argument of a node, in which every node is replaced by the symbol for its
-        result.
+        result: a reference to spikes or sums, membranes, or a constant.
         """
         if isinstance(argument, fx.Node):
             return self.values[argument]
@@ -211,7 +211,7 @@ class _Reader:
 
     def leaf(self, module: nn.Module, target: str, source: Ref, state: Any) -> Any:
         """Convert a library's module that is applied to ``source``, and return the symbol for its
-        result.
+        result (:mod:`sw.exchange.steps`).
 
         ``target`` is the module's name in the traced module. ``state`` is the second argument of
         the call, which gives snnTorch's neurons their membranes; None without one. If the module

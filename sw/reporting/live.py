@@ -189,7 +189,7 @@ class Monitor:
         )
 
     def _start_of_window(self, now: _Moment) -> _Moment:
-        """Move the window so that it ends at ``now``, and return the totals at which it begins.
+        """Move the window so that it ends at ``now``, and return the recorded totals at its start.
 
         ``now`` is appended to :attr:`moments`. Totals and results from before the window are
         dropped.

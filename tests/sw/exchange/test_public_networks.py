@@ -216,9 +216,10 @@ def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
 
 
 def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
-    """Check an 18-layer network of SpikingJelly spike by spike; return its folded form.
+    """Check that an 18-layer network has the same spikes after the import as in SpikingJelly.
 
-    ``layers`` maps the name of a block's neurons to the name of the layer with the same spikes.
+    Return the imported network in folded form. ``layers`` maps the name of a block's neurons in
+    SpikingJelly to the name of the imported layer that must fire the same spikes.
     """
     net = lived_in(net, 1)
     values = describe(net, T, (3, 32, 32))
