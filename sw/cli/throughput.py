@@ -5,7 +5,8 @@ one direction, at ten bits per byte. Three transfers are measured. When a networ
 payload is the memory rows that are written; when samples are streamed, it is their input spikes;
 when memory is read back, it is the rows that are read. The rest is framing, addresses, CRCs, byte
 stuffing, acknowledgements, checks and waiting. Times of a virtual board are exact, because they are
-those of its simulated clock. The network that the board holds is overwritten.
+those of its simulated clock. A board that takes packed rows receives most rows in fewer bytes than
+they have, so a share may be above 100 %. The network that the board holds is overwritten.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def network(config: Config) -> Network:
     rng = np.random.default_rng(0)
     n_inputs = int(np.prod(SHAPE))
     unshared = TIMESTEPS if (TIMESTEPS + 1) * n_inputs <= config.weight_depth else 1
-    high = 1 << (config.weight_bits - 1)
+    # The sum of all negative weights is about a quarter of this product: half of the board's range.
+    high = min(1 << (config.weight_bits - 1), (1 << config.sum_bits) // (n_inputs * TIMESTEPS))
     weight = rng.integers(-high, high, (unshared, 1, 1, N_CLASSES, *SHAPE)).astype(np.int8)
     layer = Layer(
         name="fc",

@@ -85,7 +85,10 @@ def to_nir(
         if len(scale) > 1
     }
     if isinstance(network, Network) and network.pixel_bits != N_PLANES:
-        problems["image"] = f"its pixels are rounded to {network.pixel_bits} bits"
+        problems["image"] = (
+            f"its pixels are rounded to {network.pixel_bits} bits, which NIR cannot express: "
+            f"export the network with --pixel-bits {N_PLANES}"
+        )
     report_problems(problems, "the network")
     return _Writer(nir, network, scales or {}, dt_s).graph()
 

@@ -51,6 +51,14 @@ def test_loading_and_streaming_fill_the_line(
     assert figures[1]["n_payload_bytes"] == 20 * len(program.pack_input(sample))
 
 
+@pytest.mark.parametrize(
+    "name", ["sim", "ulx3s-85f", "ulx3s-85f-wide", "ulx3s-85f-usb", "icebreaker"]
+)
+def test_the_network_of_the_measurement_fits_boards_of_all_sizes(name: str) -> None:
+    config = CONFIGS[name]
+    assert compile_network(throughput.network(config), config).layers
+
+
 @pytest.mark.parametrize("limit", ["MAX_IN_FLIGHT", "MAX_BYTES_IN_FLIGHT"])
 def test_requests_one_after_the_other_do_not_fill_the_line(
     limit: str, monkeypatch: pytest.MonkeyPatch

@@ -221,6 +221,8 @@ def test_unfolded_networks_have_their_coefficients_as_scale_nodes(
          ["layer1, layer2, layer3, layer4: its leak rounds to integers"]),
         (lambda: random_network(4, granularity="shared", leak=Leak.NONE, reset=Reset.SOFT),
          ["layer1, layer2, layer3, layer4: a soft reset; NIR has only resets to a"]),
+        (lambda: random_network(4, encoder=True, pixel_bits=4),
+         ["image: its pixels are rounded to 4 bits, which NIR cannot express: export the network"]),
     ],
 )  # fmt: skip
 def test_what_nir_cannot_say_is_named_layer_by_layer(network: Any, messages: list[str]) -> None:
