@@ -31,6 +31,7 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
             pid=0x6015,
             location="1-2",
             serial_number="",
+            product="",
         )
         for port, vid in ((board.port, 0x403), (silent.port, 0x403), ("/dev/ttyS0", None))
     ]
