@@ -16,14 +16,7 @@ from typing import Any
 
 from amaranth.lib import data
 
-from hw.protocol import (
-    ARGUMENT_BYTES,
-    DEFAULT_BAUD,
-    Extension,
-    Identity,
-    row_bytes,
-    spaces,
-)
+from hw.protocol import ARGUMENT_BYTES, DEFAULT_BAUD, Extension, Identity, row_bytes, spaces
 from hw.spec import PARAM_BITS, Config, SpecError
 from hw.text import did_you_mean
 
@@ -320,12 +313,8 @@ def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tupl
 
     ``core`` and ``clock`` are the tables of these names; for ``base``, see :func:`load`.
     """
-    widths = {
-        key: field.width
-        for layout in (Identity, Extension)
-        for key, field in data.Layout.cast(layout)
-        if key in _CORE
-    }
+    fields_sent = dict(data.Layout.cast(Identity)) | dict(data.Layout.cast(Extension))
+    widths = {key: fields_sent[key].width for key in _CORE}
     numbers = {key: core.number(key, 1 << widths[key]) for key in core}
     clock_hz = clock.number("hz")
     if base is None:

@@ -103,6 +103,19 @@ def as_text(board: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def fitting_text(path: Path) -> str:
+    """Return text that says which known boards the network in a file fits, for a terminal.
+
+    Raises
+    ------
+    sw.network.netfile.NetworkFileError
+        The file is missing, damaged or no network file.
+    """
+    reports = fitting.all_boards(netfile.load(path).network)
+    fits = ", ".join(report.board for report in reports if report.fits)
+    return f"  {path}: fits {fits or 'none of the known boards; --config BOARD says why'}"
+
+
 def step_line(step: Step) -> str:
     """Return one line about a part of the self-test."""
     word = {True: "passed", False: "FAILED", None: "left out"}[step.passed]
@@ -222,6 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.self_test is not None:
         return _self_test(arguments)
     others: list[str] = []
+    for path in arguments.networks:
+        netfile.load(path)  # a damaged file is refused, whether or not a board is attached
     if arguments.config:
         config = config_by_name(arguments.config)
         identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
@@ -236,6 +251,8 @@ def main(argv: list[str] | None = None) -> int:
             print(as_text(board))
         if not boards:
             print("no board is attached. Plug one in, or use the virtual board: --board sim")
+            for path in arguments.networks:
+                print(fitting_text(path))
         for line in others:
             print(f"  {line}")
     return EXIT_OK if boards else EXIT_NO

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CommandParser,
+    check_output,
+    command,
+)
 from sw.model.checkpoint import CheckpointError, load, save, slim
 
 
@@ -24,5 +31,6 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
     p.add_argument("source", type=Path, help="checkpoint to copy")
     p.add_argument("target", type=Path, help="file to write")
     args = p.parse_args(argv)
+    check_output(args.target)
     save(args.target, slim(load(args.source)))
     return EXIT_OK

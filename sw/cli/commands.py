@@ -5,6 +5,7 @@ Most names come from :mod:`hw.tools.command`; errors of devices and of output fi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
@@ -42,18 +43,28 @@ P = ParamSpec("P")
 
 
 def check_output(path: Path | None) -> None:
-    """Check that the folder of an output file exists.
+    """Check that an output file can be written.
 
-    Commands call this before long work, so that its result can then be written. Nothing is checked
-    if ``path`` is None.
+    Every command calls this with its output files before any work, so that the result of long work
+    can then be written. Nothing is checked if ``path`` is None.
 
     Raises
     ------
     OutputError
-        The folder does not exist.
+        The path is a folder, or its folder does not exist or takes no new files.
     """
-    if path is not None and not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path is None:
+        return
+    target = Path(os.path.realpath(path))  # write_whole follows symbolic links, too
+    folder = target.parent
+    if target.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder, name a file in it")
+    if not folder.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no folder {folder}, create it first")
+    direct = target.exists() and not target.is_file()  # such as /dev/stdout
+    if not os.access(target if direct else folder, os.W_OK):
+        what = target if direct else f"the folder {folder}"
+        raise OutputError(f"{path} cannot be written: no permission to write to {what}")
 
 
 def command(

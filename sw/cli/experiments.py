@@ -10,9 +10,17 @@ from pathlib import Path
 
 import torch
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CommandParser,
+    check_output,
+    command,
+)
 from sw.data import catalogue
 from sw.data.dataset import DataError
+from sw.files import OutputError
 from sw.model.checkpoint import CheckpointError
 from sw.model.functional import EAGER, compiled
 from sw.training import crossval
@@ -86,7 +94,11 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
     backend = compiled() if args.compile else EAGER
     if args.recipe and args.experiment != "cross-validation":
         p.error(f"--recipe is for cross-validation: {args.experiment} has networks of its own")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {args.out} cannot be created: {error.strerror}") from error
+    check_output(args.out / "table.md")
     seeds = range(1, args.seeds + 1)
     if args.experiment == "cross-validation":
         recipe = RECIPES[args.recipe or CROSS_VALIDATED]

@@ -24,6 +24,7 @@ from sw.cli.commands import (
     EXIT_NO,
     EXIT_OK,
     CommandParser,
+    check_output,
     command,
 )
 from sw.convert import fold, quantize
@@ -283,6 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data-dir is the folder of a data set, and cannot be used with --input")
     if arguments.fine_tune is not None and (arguments.fine_tune < 1 or arguments.data is None):
         parser.error("--fine-tune takes a number of at least 1, and needs --data to train on")
+    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
+    if arguments.out or arguments.checkpoint.exists():
+        check_output(path)
     options = ReadOptions(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(ReadOptions)}
     )
@@ -328,7 +332,6 @@ def main(argv: list[str] | None = None) -> int:
         pixel_bits=arguments.pixel_bits,
         encoder_bits=arguments.encoder_bits,
     )
-    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
     n_bytes = 0
     if exported.program is not None:
         n_bytes = netfile.save(path, exported.network, exported.program.config)

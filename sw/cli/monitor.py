@@ -23,7 +23,14 @@ from rich.live import Live
 
 from hw.boards.configs import board_name
 from sw.cli import options
-from sw.cli.commands import EXIT_OK, CommandParser, as_called, command, exit_codes
+from sw.cli.commands import (
+    EXIT_OK,
+    CommandParser,
+    as_called,
+    check_output,
+    command,
+    exit_codes,
+)
 from sw.compile.program import FitError
 from sw.data.dataset import DataError
 from sw.driver import session
@@ -154,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.seconds is not None and not arguments.seconds > 0
     ):
         parser.error("-n and --seconds take numbers above 0")
+    check_output(arguments.picture)
     console = Console(highlight=False)
     file = netfile.load(arguments.network)
     samples, labels = options.find_inputs(arguments, file.network)

@@ -6,7 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CommandParser,
+    check_output,
+    command,
+)
 from sw.convert import fold
 from sw.exchange.graph import ExchangeError
 from sw.exchange.nir_common import DT_S, SUFFIX, Float, NirNetwork, library
@@ -67,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:
         parser.error("--dt takes a positive number")
+    path = arguments.out or arguments.network.with_suffix(SUFFIX)
+    if arguments.out or arguments.network.exists():
+        check_output(path)
     scales: dict[str, Float] = {}
     library()
     network: NirNetwork
@@ -81,7 +91,6 @@ def main(argv: list[str] | None = None) -> int:
         else:
             network = fold.fold(values)
     graph = to_nir(network, scales, arguments.dt)
-    path = arguments.out or arguments.network.with_suffix(SUFFIX)
     n_bytes = write(path, graph)
     if arguments.json:
         summary = {"file": str(path), "n_bytes": n_bytes, "n_nodes": len(graph.nodes)}

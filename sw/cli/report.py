@@ -19,6 +19,7 @@ from sw.cli.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     CommandParser,
+    check_output,
     command,
 )
 from sw.cli.options import (
@@ -236,8 +237,10 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    file = netfile.load(arguments.network)
     path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
+    check_output(path)
+    check_output(arguments.screenshot)
+    file = netfile.load(arguments.network)
     network = file.network
     program, config = _program(file, arguments.target)
     evaluation = read_evaluation(arguments.evaluation) if arguments.evaluation else None

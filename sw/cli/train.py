@@ -18,7 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hw.spec import N_LEAK_SHIFTS
-from sw.cli.commands import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, CommandParser, command
+from sw.cli.commands import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CommandParser,
+    check_output,
+    command,
+)
 from sw.cli.settings import override
 from sw.convert.quantize import WEIGHT_BITS, QuantizeError
 from sw.data import catalogue
@@ -358,10 +365,7 @@ def _train(args: argparse.Namespace, words: Sequence[str], distributed: bool) ->
     ``words`` are the command line's arguments, which the checkpoint records. ``distributed`` says
     that this is one of several processes that train together.
     """
-    if not args.out.parent.is_dir():
-        raise TrainError(f"--out {args.out}: the folder {args.out.parent} does not exist")
-    if args.out.is_dir():
-        raise TrainError(f"--out {args.out} is a folder: name a file")
+    check_output(args.out)
     device = _device(args.device)
     if distributed:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -158,6 +158,7 @@ def quantize_with_scales(
             if not is_encoder:
                 exact_maps = {name: torch.from_numpy(float_maps[name]) for name in layer.sources}
                 before = inputs_of(layer, exact_maps).sum(0, dtype=torch.float64).numpy()
+            assert before is not None
             rates = before, after, len(images)
         result, scale, shifts[layer.name] = _quantize_layer(
             layer, weight_bits, param_bits, rates, fixed, gain

@@ -61,8 +61,8 @@ class LayerBuilder:
         terms = merged(value.terms, size)
         if len(terms) > 1 and any(term.source == IMAGE for term in terms):
             raise ExchangeError(
-                "it adds the image to spikes, or reads it with several strides: only one layer can "
-                "read the image"
+                "it adds weights of the image to spikes, or reads the image with several strides, "
+                "but only one layer can read it: put neurons behind the weights that read the image"
             )
         copied, n_channels = to_copy(terms, size)
         parts: list[Term] = []

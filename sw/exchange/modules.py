@@ -222,7 +222,7 @@ def _adaptive_pool(kind: str, n_axes: int) -> Callable[[Any, str], list[Entry]]:
 
 def _flatten(module: Any, name: str) -> list[Entry]:
     _require(
-        (module.start_dim, module.end_dim) in ((1, -1), (2, -1)),
+        (module.start_dim, module.end_dim) in ((1, -1), (1, 3), (2, -1), (2, 4)),
         f"start_dim={module.start_dim}, end_dim={module.end_dim} does not flatten a whole map: use "
         "start_dim=1",
     )
@@ -365,6 +365,7 @@ MODULES: dict[tuple[str, str], Callable[[Any, str], list[Entry]]] = {
 
 ACTIVATION = "its output is numbers instead of spikes: use spiking neurons"
 RECURRENT = "it is recurrent, and the device's networks are not: use feed-forward neurons"
+CONVOLUTIONS = ", which the device cannot: use blocks of convolutions"
 SYNAPTIC = "its synapses have a state of their own: use neurons with a membrane only"
 REMEDIES = {
     **dict.fromkeys(
@@ -384,7 +385,23 @@ REMEDIES = {
     "LayerNorm": "it divides by statistics of its input: use batch-norm",
     "GroupNorm": "it divides by statistics of its input: use batch-norm",
     "InstanceNorm2d": "it divides by statistics of its input: use batch-norm",
-    "MultiheadAttention": "it multiplies activations by each other, which the device cannot",
-    "SpikingSelfAttention": "it multiplies spikes by each other, which the device cannot",
+    **dict.fromkeys(
+        ("ConvTranspose1d", "ConvTranspose2d", "Upsample", "UpsamplingNearest2d", "PixelShuffle"),
+        "layers of the device do not enlarge maps: a Linear layer can compute the same, or keep "
+        "the size with convolutions of stride 1",
+    ),
+    "Unflatten": "a Linear layer makes a map of one position: use Linear layers behind it",
+    "MultiheadAttention": f"it multiplies activations by each other{CONVOLUTIONS}",
+    **dict.fromkeys(
+        ("SpikingSelfAttention", "SpikeDrivenSelfAttention", "QKAttention"),
+        f"it multiplies spikes by each other{CONVOLUTIONS}",
+    ),
+    **dict.fromkeys(
+        ("MultiDimensionalAttention", "TemporalWiseAttention"),
+        "it multiplies maps by factors computed from them, which the device cannot: leave it out "
+        "and train again",
+    ),
+    "OTTTSequential": "it also passes traces of spikes on, for training: build a Sequential of the "
+    "same modules, whose state dict has the same names",
 }
 """Text that says what to use instead of a class that cannot be mapped, by the class's name."""

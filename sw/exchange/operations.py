@@ -110,6 +110,9 @@ class Operations:
             return first
         if first.total or first.negated:
             raise ExchangeError("it cannot be mapped")
+        if first.index == 0 and self.sequences and _swaps_samples(name, rest, options):
+            self.frames.extend(range(self.timesteps))
+            return first
         if first.index == 0 and name in ("unsqueeze", "repeat", "expand"):
             return self.repeated(name, rest, options)
         if name in ("flatten", "view", "reshape"):
@@ -154,7 +157,9 @@ class Operations:
 
     def stacked(self, maps: Sequence[Ref]) -> Ref:
         if len(set(maps)) != 1 or maps[0].negated:
-            raise ExchangeError("different maps cannot be stacked")
+            raise ExchangeError(
+                "different maps cannot be stacked: stack the last layer's map of every timestep"
+            )
         return Ref(maps[0].index, total=True)
 
     def unchanged(self, value: Ref, given: Sequence[Any]) -> Ref:
@@ -289,6 +294,17 @@ class Operations:
         return Ref(0)
 
 
+def _swaps_samples(name: str, rest: list[Any], options: dict[str, Any]) -> bool:
+    """Return whether an operation swaps the first two axes and keeps the others in their order.
+
+    For an input of frames, these are the axes of samples and timesteps.
+    """
+    axes = flat([*rest, *options.values()])
+    if name in ("transpose", "swapaxes", "swapdims"):
+        return axes in ([0, 1], [1, 0])
+    return name == "permute" and axes == [1, 0, *range(2, len(axes))]
+
+
 def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None:
     """Check that an operation flattens whole maps, but not the axes of samples and timesteps.
 
@@ -301,7 +317,7 @@ def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None
     if name == "flatten":
         start = options.get("start_dim", sizes[0] if sizes else 0)
         end = options.get("end_dim", sizes[1] if sizes[1:] else -1)
-        ok = (start, end) in ((1, -1), (2, -1))
+        ok = (start, end) in ((1, -1), (1, 3), (2, -1), (2, 4))
     else:
         ok = len(sizes) in (2, 3) and isinstance(sizes[-1], int) and not options
         ok &= sizes[0] is OTHER or (sizes[0] == -1 and len(sizes) == 2)

@@ -286,7 +286,8 @@ class _Builder:
             raise ExchangeError(
                 f"the topology does not use {', '.join(left[:8])}"
                 + (f" and {len(left) - 8} more" if len(left) > 8 else "")
-                + "; it is incomplete, or belongs to another network"
+                + "; it is incomplete, or belongs to another network. Modules that the forward "
+                "method does not run must be deleted (del net.NAME) before the state dict is saved"
             )
 
     # -- one method per kind

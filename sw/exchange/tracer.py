@@ -25,8 +25,25 @@ class _Proxy(fx.Proxy):
     """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
     own.
 
-    torch's symbol records ``x += y`` in the same way as ``x + y``.
+    torch's symbol records ``x += y`` in the same way as ``x + y``. The size of the input's first
+    axis can be the end of a loop, as in ``for t in range(x.size(0))``: it is the number of
+    timesteps.
     """
+
+    def __index__(self) -> int:
+        node, tracer = self.node, self.tracer
+        if node.target is operator.getitem:  # x.shape[0]
+            shape, *rest = node.args
+            whole = isinstance(shape, fx.Node) and shape.target in (getattr, "size")
+            source = shape.args if whole else ()
+            first = bool(source) and source[1:] in ((), ("shape",)) and rest == [0]
+        else:  # x.size(0)
+            source = node.args
+            first = node.target == "size" and source[1:] == (0,)
+        of_input = bool(source) and isinstance(source[0], fx.Node) and source[0].op == "placeholder"
+        if first and of_input and isinstance(tracer, NetworkTracer):
+            return tracer.timesteps
+        raise TypeError("a value that depends on the input is used as a number")
 
     def _in_place(self, operation: Callable[..., Any], other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
@@ -54,8 +71,9 @@ class NetworkTracer(fx.Tracer):
     name.
     """
 
-    def __init__(self, prefix: str):
+    def __init__(self, prefix: str, timesteps: int):
         super().__init__()
+        self.timesteps = timesteps
         self.prefix = prefix
         self.kinds: dict[str, type | None] = {}
         self.problems: dict[str, str] = {}

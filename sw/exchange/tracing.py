@@ -55,7 +55,7 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
     ExchangeError
         The forward method cannot be traced, for example because it depends on values of tensors.
     """
-    tracer = NetworkTracer(prefix)
+    tracer = NetworkTracer(prefix, timesteps)
     if tracer.is_leaf_module(root, ""):
         reader = _Reader(tracer, timesteps)
         result = reader.leaf(root, "", Ref(0), None)
@@ -204,7 +204,8 @@ class _Reader:
     def place(self, node: fx.Node) -> str:
         """Return the full name of the module in whose forward method a node was recorded."""
         stack = node.meta.get("nn_module_stack") or {}
-        names = [self.tracer.full_name(name) for name in stack]
+        # A key ends in @1, @2, ... from the second call on; all calls share one place.
+        names = [self.tracer.full_name(name.partition("@")[0]) for name in stack]
         return names[-1] if names else self.tracer.prefix
 
     # -- modules
@@ -316,7 +317,10 @@ class _Reader:
                     "timesteps: pass the same number to describe"
                 )
             elif n != max(self.calls.values()):
-                problems[name] = f"it runs {n} times, but others run {max(self.calls.values())}"
+                problems[name] = (
+                    f"it runs {n} times, but others run {max(self.calls.values())} times: run "
+                    "all neurons at every timestep, those behind the stem included"
+                )
         modes = self.tracer.modes
         if len(set(modes.values())) > 1:
             for name in (name for name, mode in modes.items() if mode == "s"):

@@ -31,6 +31,7 @@ def test_attached_boards_are_listed(monkeypatch: pytest.MonkeyPatch, capsys) -> 
             pid=0x6015,
             location="1-2",
             serial_number="",
+            product="",
         )
         for port, vid in ((board.port, 0x403), (silent.port, 0x403), ("/dev/ttyS0", None))
     ]
@@ -101,3 +102,18 @@ def test_no_board(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
 def test_bad_input(arguments: list[str], message: str, capsys) -> None:
     assert boards.main(arguments) == EXIT_BAD_INPUT
     assert message in capsys.readouterr().err
+
+
+def test_files_are_read_without_a_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(list_ports, "comports", list)
+    path, damaged = tmp_path / "net.spikefold", tmp_path / "damaged.spikefold"
+    netfile.save(path, random_network(18, weight_bits=8))
+    assert boards.main([str(path)]) == EXIT_NO
+    text = capsys.readouterr().out
+    assert "no board is attached." in text and f"  {path}: fits ulx3s-85f" in text
+    damaged.write_bytes(path.read_bytes()[:-9])
+    for bad in (damaged, tmp_path / "missing.spikefold"):
+        assert boards.main([str(path), str(bad)]) == EXIT_BAD_INPUT
+        assert str(bad) in capsys.readouterr().err

@@ -16,7 +16,7 @@ from sw.driver.transport import Request
 from tests.hw.wire import unpacked
 from tests.sw.fake_device import FakeGateware
 
-PLAIN = CONFIGS["ulx3s-85f-wide"]
+PLAIN = replace(CONFIGS["ulx3s-85f-wide"], packed_writes=0)
 PACKED = replace(PLAIN, packed_writes=1)
 
 

@@ -258,6 +258,54 @@ class Stateful(Snn):
         return torch.stack(spikes, dim=0), torch.stack(membranes, dim=0)
 
 
+class Residual(nn.Module):
+    """A block that adds its input to the sums of its second convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.sn1 = nn.Conv2d(3, 3, 3, padding=1), neuron.IFNode()
+        self.conv2, self.sn2 = nn.Conv2d(3, 3, 3, padding=1), neuron.IFNode()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.sn2(F.avg_pool2d(self.conv1(self.sn1(x)), 1))) + x
+
+
+def test_blocks_in_a_loop_are_the_same_at_every_timestep() -> None:
+    """Operations between modules, such as a block's sum, belong to one block in every round."""
+    stem = nn.Conv2d(1, 3, 3, padding=1)
+    steps = nn.Sequential(stem, neuron.IFNode(), Residual(), Residual(), neuron.IFNode())
+    steps.append(nn.Flatten(1, 3)).append(nn.Linear(3 * 12 * 12, 5))
+    net = lived_in(steps, 2)
+    whole = Net(lambda n, x: torch.stack([n.sn(x) for _ in range(T)]).mean(0), make=lambda: net)
+    del whole.conv, whole.fc
+    same(whole, jelly(steps))
+    del steps[1]
+    with pytest.raises(ExchangeError, match="put neurons behind the weights that read the image"):
+        from_state_dict(steps.state_dict(), describe(steps, T, SHAPE))
+
+
+def test_frames_with_the_samples_first_and_loops_to_their_number() -> None:
+    """Inputs (N, T, ...) are swapped to (T, N, ...) by networks for sequences."""
+    functions = (
+        lambda n, x: n.fc(torch.flatten(n.sn(n.conv(x.transpose(0, 1).contiguous())), 2)),
+        lambda n, x: n.fc(torch.flatten(n.sn(n.conv(x.permute(1, 0, 2, 3, 4))), 2)).mean(0),
+    )
+    expected = describe(Net(lambda n, x: n.fc(fire(n, x).flatten(1))), T, SHAPE, pixel_max=None)
+    for way in functions:
+        net = Net(way)
+        functional.set_step_mode(net, "m")
+        assert describe(net, T, SHAPE, pixel_max=None)["layers"] == expected["layers"]
+        with pytest.raises(ExchangeError, match="its input is no image but binary frames"):
+            describe(net, T, SHAPE)
+    for size in (lambda x: x.size(0), lambda x: x.shape[0], lambda x: x.size()[0]):
+        net = Net(
+            lambda n, x, size=size: sum(n.fc(fire(n, x[t]).flatten(1)) for t in range(size(x)))
+        )
+        assert describe(net, T, SHAPE, pixel_max=None)["layers"] == expected["layers"]
+    with pytest.raises(ExchangeError, match="give order="):
+        describe(Net(lambda n, x: [fire(n, x) for _ in range(x.size(1))]), T, SHAPE)
+
+
 def test_loops_over_frames() -> None:
     for way in (lambda n, x, t, mem: (x[t], mem), lambda n, x, t, mem: (x[:, t], mem.detach())):
         layers = describe(Stateful(way), T, SHAPE, pixel_max=None)["layers"]
@@ -350,6 +398,9 @@ PARTS = {
         layer.LinearRecurrentContainer(neuron.IFNode(), 2, 2)
     ),
     "a ReLU cannot be mapped: its output is numbers": nn.ReLU,
+    "do not enlarge maps: a Linear layer": lambda: nn.ConvTranspose2d(2, 2, 3),
+    "Upsample cannot be mapped: layers of the device do not enlarge": lambda: nn.Upsample(2),
+    "a Unflatten cannot be mapped: a Linear layer makes": lambda: nn.Unflatten(1, (2, 1)),
     "a LayerNorm cannot be mapped": lambda: nn.LayerNorm(10),
     "a NeuNorm cannot be mapped: modules that can be": lambda: layer.NeuNorm(2, 10, 10),
     "a QIFNode cannot be mapped: its membrane": neuron.QIFNode,

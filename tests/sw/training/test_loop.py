@@ -299,8 +299,8 @@ def test_command_line(
         assert train.main([*words, *extra]) == EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
 
-    fails(["--out", str(tmp_path / "no" / "x.pt")], f"the folder {tmp_path / 'no'} does not exist")
-    fails(["--out", str(tmp_path)], f"--out {tmp_path} is a folder: name a file")
+    fails(["--out", str(tmp_path / "no" / "x.pt")], f"there is no folder {tmp_path / 'no'}")
+    fails(["--out", str(tmp_path)], f"{tmp_path} cannot be written: it is a folder")
     for option, value, limits in (
         ("epochs", "0", "1 to 1e+09"),
         ("batch-size", "0", "1 to"),
