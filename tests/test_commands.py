@@ -8,6 +8,8 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Callable
@@ -277,3 +279,13 @@ def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "results").read_bytes() == b"results"
     with pytest.raises(OutputError, match="nowhere/results cannot be written: No such file or dir"):
         write_output(tmp_path / "nowhere" / "results", b"results")
+
+
+@pytest.mark.parametrize("package", ["sw.cli", "hw.tools"])
+def test_ctrl_c_while_modules_are_imported_has_no_traceback(package: str) -> None:
+    code = f"import {package}; raise KeyboardInterrupt"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (EXIT_INTERRUPTED, "interrupted\n")
+    code = f"import {package}; raise ValueError('bad')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.endswith("ValueError: bad\n")

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, ParamSpec
 
 from hw.text import printable
@@ -70,6 +71,24 @@ class CommandParser(argparse.ArgumentParser):
         self.prog = as_called(self.prog)
         self.description = as_called(self.description or "")
         self.epilog = as_called(self.epilog or "")
+
+
+def end_quietly() -> None:
+    """Make Ctrl-C end this process with :data:`EXIT_INTERRUPTED` and without a traceback.
+
+    :func:`ending` does so while a command runs. Importing a command's modules takes seconds before
+    that, so packages of commands call this first.
+    """
+    show = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            show(kind, error, trace)
+            return
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED)
+
+    sys.excepthook = hook
 
 
 def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:

@@ -23,6 +23,7 @@ import pytest
 import snntorch
 import torch
 from numpy.typing import NDArray
+from snntorch import utils as snn_utils
 from snntorch.export_nir import export_to_nir as from_snntorch
 from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.model import parametric_lif_net, spikformer
@@ -311,6 +312,60 @@ def loops(net: nn.Module) -> Recorded:
     return Recorded(found.output, {k.removeprefix("net."): v for k, v in found.spikes.items()})
 
 
+def event_networks(beta: float) -> dict[str, tuple[nn.Module, Shape, bool]]:
+    """Return the networks of three more tutorials of snnTorch, with fewer neurons, by name."""
+
+    def fires(**options: Any) -> nn.Module:
+        return snntorch.Leaky(beta=beta, init_hidden=True, threshold=0.3, **options)
+
+    def hidden() -> list[nn.Module]:
+        return [part for _ in range(3) for part in (nn.Linear(32, 32), fires())]
+
+    tactile = nn.Sequential(
+        nn.Conv2d(2, 8, 4), fires(), nn.Conv2d(8, 8, 3), fires(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32, 10), fires(output=True),
+    )  # fmt: skip
+    speech = nn.Sequential(nn.Flatten(), nn.Linear(350, 32), fires(), *hidden(), nn.Dropout(0.4))
+    speech.append(nn.Linear(32, 35)).append(fires(output=True))
+    population = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 32), fires(), nn.Linear(32, 50), fires(output=True)
+    )
+    return {
+        "tutorial_stmnist": (tactile, (2, 10, 10), True),
+        "tutorial_ssc": (speech, (1, 1, 350), True),
+        "tutorial_pop": (population, (1, 28, 28), False),
+    }
+
+
+@pytest.mark.parametrize("name", event_networks(0.5))
+def test_more_tutorials_of_snntorch(name: str) -> None:
+    for beta in (0.9375, 0.95):
+        net, shape, frames = event_networks(beta)[name]
+        net = lived_in(net, 2)
+        if beta == 0.95:
+            near(net, shape, frames, snntorch.SpikingNeuron, snn_utils.reset)
+            continue
+        inputs = samples(shape, frames)
+        values = describe(net, T, shape, pixel_max=None if frames else 1.0)
+        expected = recorded(net, inputs, snntorch.SpikingNeuron)
+        check_spikes(from_state_dict(net.state_dict(), values), expected, inputs)
+
+
+def test_tutorials_that_are_refused() -> None:
+    """Check the decoder of the spiking autoencoder, and recurrent neurons."""
+    leaky = snntorch.Leaky(beta=0.5, init_hidden=True)
+    decoder = nn.Sequential(nn.Conv2d(1, 4, 3), leaky, nn.ConvTranspose2d(4, 1, 3))
+    with pytest.raises(
+        ExchangeError, match=r"2: a ConvTranspose2d .* Linear layer can compute the"
+    ):
+        describe(decoder, T, (1, 8, 8))
+    recurrent = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), snntorch.RLeaky(0.9, all_to_all=False)
+    )
+    with pytest.raises(ExchangeError, match=r"2: a RLeaky .* use feed-forward neurons"):
+        describe(recurrent, T, (1, 8, 8))
+
+
 def test_tutorial_5() -> None:
     exact = lived_in(Tutorial5(0.9375, reset_mechanism="zero", threshold=0.3), 3)
     inputs = samples((1, 28, 28), False)
@@ -503,6 +558,7 @@ EXACT = (
 )
 NEAREST = (
     test_tutorial_5,
+    test_more_tutorials_of_snntorch,
     test_the_lif_graph_of_nir,
     test_parametric_neurons_of_other_time_constants_take_the_nearest,
 )
@@ -518,6 +574,11 @@ HELD_BY: dict[str, Any] = {
     "snnTorch tutorial 5": test_tutorial_5,
     "snnTorch tutorial 6": test_tutorials_6_and_7,
     "snnTorch tutorial 7": test_tutorials_6_and_7,
+    "snnTorch `tutorial_stmnist` (tonic's ST-MNIST)": test_more_tutorials_of_snntorch,
+    "snnTorch `tutorial_ssc` (Spiking Speech Commands)": test_more_tutorials_of_snntorch,
+    "snnTorch `tutorial_pop`": test_more_tutorials_of_snntorch,
+    "snnTorch `tutorial_sae`": test_tutorials_that_are_refused,
+    "snnTorch `tutorial_regression_2`": test_tutorials_that_are_refused,
     "snnTorch networks exported to NIR": test_graphs_that_snntorch_exports,
     "SpikingJelly networks exported to NIR": test_graphs_that_spikingjelly_exports,
     "NIR's LIF graph (`lif_norse.nir`)": test_the_lif_graph_of_nir,
