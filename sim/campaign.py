@@ -117,9 +117,13 @@ def network(rng: np.random.Generator) -> Network:
 
 
 def frames(seed: int, n: int) -> NDArray[np.uint8]:
-    """Return ``n`` samples of random input spikes, uint8 (n, T, C, H, W)."""
+    """Return ``n`` samples of random input spikes, uint8 (n, T, C, H, W).
+
+    Every other sample has few spikes, so that boards with packed writes receive it packed.
+    """
     rng = np.random.default_rng(seed)
-    return (rng.random((n, 2, 4, 6, 6)) < 0.3).astype(np.uint8)
+    density = np.where(np.arange(n) % 2, 0.03, 0.3)[:, None, None, None, None]
+    return (rng.random((n, 2, 4, 6, 6)) < density).astype(np.uint8)
 
 
 @dataclass

@@ -32,14 +32,13 @@ class _Proxy(fx.Proxy):
 
     def __index__(self) -> int:
         node, tracer = self.node, self.tracer
+        source: tuple[Any, ...] = node.args
+        first = node.target == "size" and source[1:] == (0,)  # x.size(0)
         if node.target is operator.getitem:  # x.shape[0]
             shape, *rest = node.args
-            whole = isinstance(shape, fx.Node) and shape.target in (getattr, "size")
-            source = shape.args if whole else ()
-            first = bool(source) and source[1:] in ((), ("shape",)) and rest == [0]
-        else:  # x.size(0)
-            source = node.args
-            first = node.target == "size" and source[1:] == (0,)
+            if isinstance(shape, fx.Node) and shape.target in (getattr, "size"):
+                source = shape.args
+                first = source[1:] in ((), ("shape",)) and rest == [0]
         of_input = bool(source) and isinstance(source[0], fx.Node) and source[0].op == "placeholder"
         if first and of_input and isinstance(tracer, NetworkTracer):
             return tracer.timesteps

@@ -36,7 +36,7 @@ from sw.driver.board import Board
 from sw.driver.device import Device
 from sw.driver.discovery import connect
 from sw.driver.errors import DeviceError
-from sw.driver.transport import Transport
+from sw.driver.transport import Request, Transport
 from sw.network.network import Network
 from tests.fuzz import STRANGE, rounds
 from tests.networks import random_input, random_network
@@ -187,7 +187,7 @@ def fuzz_identities(n: int, seed: int | None) -> tuple[int, int]:
     return n_refused, n_accepted
 
 
-def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
+def fuzz_messages(n: int, seed: int | None, config: Config = CONFIG) -> tuple[int, int]:
     """Load and run a network on ``n`` faulty boards; return how many of these rounds failed with a
     ``DeviceError``, and how many returned all results.
 
@@ -195,11 +195,11 @@ def fuzz_messages(n: int, seed: int | None) -> tuple[int, int]:
     """
     n_failed = n_done = 0
     network = a_network()
-    program = compile_network(network, CONFIG)
+    program = compile_network(network, config)
     images = random_input(network, np.random.default_rng(3), N_SAMPLES)
     for rng, noted in rounds(n, seed):
         with noted:
-            gateware = FakeDevice(network, CONFIG, program=program).gateware
+            gateware = FakeDevice(network, config, program=program).gateware
             gateware.reset()
             gateware.n_done_lost = rng.choice((0, 0, 1, 2))
             rate = rng.choice((0.0, 0.02, 0.1, 0.3))
@@ -236,10 +236,25 @@ def test_boards_that_send_anything() -> None:
     assert n_failed > 15 and n_done > 15
 
 
+def test_boards_with_packed_writes_that_send_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: set[Opcode] = set()
+    frame = Request.frame
+
+    def noted(request: Request, seq: int) -> bytes:
+        sent.add(request.opcode)
+        return frame(request, seq)
+
+    monkeypatch.setattr(Request, "frame", noted)
+    n_failed, n_done = fuzz_messages(40, 1, dataclasses.replace(CONFIG, packed_writes=1))
+    assert n_failed > 5 and n_done > 5 and Opcode.WRITE_PACKED in sent
+
+
 @pytest.mark.slow
 def test_many_boards_that_claim_or_send_anything() -> None:
     assert min(fuzz_identities(10_000, None)) > 1000
     assert min(fuzz_messages(2000, None)) > 200
+    packed = dataclasses.replace(CONFIG, packed_writes=1)
+    assert min(fuzz_messages(2000, None, packed)) > 200
 
 
 def test_a_board_that_lies_once_about_a_memory_is_believed(
