@@ -235,8 +235,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.self_test is not None:
         return _self_test(arguments)
     others: list[str] = []
-    for path in arguments.networks:
-        netfile.load(path)  # a damaged file is refused, whether or not a board is attached
     if arguments.config:
         config = config_by_name(arguments.config)
         identity = BoardIdentity(config, PROTOCOL_VERSION, spec_hash(config))
@@ -244,6 +242,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         found, others = find_boards()
         boards = [describe(port, identity, arguments.networks) for port, identity in found]
+    # Without a board, too, a damaged file is refused. Each is read once, as it may be a pipe.
+    fits = [] if boards else [fitting_text(path) for path in arguments.networks]
     if arguments.json:
         print(json.dumps({"boards": boards, "others": others}, indent=1))
     else:
@@ -251,8 +251,7 @@ def main(argv: list[str] | None = None) -> int:
             print(as_text(board))
         if not boards:
             print("no board is attached. Plug one in, or use the virtual board: --board sim")
-            for path in arguments.networks:
-                print(fitting_text(path))
+            print(*fits, sep="\n", end="\n" if fits else "")
         for line in others:
             print(f"  {line}")
     return EXIT_OK if boards else EXIT_NO
