@@ -124,7 +124,8 @@ def test_errors_are_counted_with_what_happened_before(monkeypatch: pytest.Monkey
 def test_exit_code(
     tally: Tally, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(campaign, "run_campaign", lambda *_: Campaign(tallies={"flip": tally}))
+    own = Campaign(tallies={"flip": tally})
+    monkeypatch.setattr(campaign, "run_campaign", lambda *_, **__: own)
     assert main(["--json"]) == code
     assert json.loads(capsys.readouterr().out)["total"]["n_wrong"] == tally.n_wrong
 
