@@ -366,7 +366,9 @@ class FireUnit(wiring.Component):
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of a beat (``fire_lanes`` neurons) of an output layer, at stage B2."""
+        """Write the logits of a beat (``fire_lanes`` neurons) of an output layer, when their
+        membranes have been added up (pipeline stage B2).
+        """
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [
             self.result_en.eq(delayed(m, beat.valid, 2, reset=True) & self.header.output),

@@ -138,12 +138,12 @@ class LayerBuilder:
         """Join two maps by a gate, and return the joined spikes.
 
         The gate becomes part of a layer that has no gate and no pooling yet, and whose spikes no
-        other node reads. It is the first possible one of these:
+        other node reads. This layer is the first possible one of these:
 
         - the layer that fires the branch;
         - the layer that fires the identity, unless the gate is IAND, whose inputs cannot be
           exchanged;
-        - a layer of ORs, added for this, that copies the branch.
+        - a new layer, whose neurons copy the spikes of the branch.
 
         Raises
         ------

@@ -82,7 +82,7 @@ class FoldedNet(IntegerLayers):
 
     Parameters
     ----------
-    network : folded network, as :func:`in_thresholds` returns it.
+    network : folded network in which every threshold is 1 (:func:`in_thresholds`).
     scales : its quantisation scales.
     logit_unit : divisor of the class scores, which brings them to a size that suits the loss.
     frozen : names of the layers that are not trained.

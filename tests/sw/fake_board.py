@@ -25,7 +25,8 @@ class FakeBoard(FakeGateware):
     ----------
     port : path of the pseudo terminal.
     max_pending_bytes : largest number of bytes that had arrived and were not answered yet.
-    works_at : the only agreed rate at which the cable works; None means any.
+    works_at : the only bit rate that the cable carries without damage, of those that host and board
+        agree on; None means any.
     drop_replies, damage_replies : numbers of the replies to drop or damage, counted from 0.
     n_breaks_lost : number of breaks that will not be noticed.
     unplug_after : number of requests after which the port vanishes.

@@ -79,7 +79,7 @@ def test_rows_of_all_spaces(config: Config, stall: float) -> None:
             ctx.set(dut.granules.ready, granule_valid and rng.random() >= stall)
 
     async def params(ctx):
-        """Let the host read parameter memory in some cycles, and other units in the others."""
+        """Give parameter memory to the host in some cycles; in all others, other units read it."""
         under_way = [rng.getrandbits(row_bits) for _ in range(config.param_latency - 1)]
         trigger = ctx.tick().sample(dut.params_free, dut.space, dut.row)
         async for _, _, free, space, row in trigger:

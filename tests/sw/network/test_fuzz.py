@@ -131,7 +131,7 @@ def check_answers(network: Network, rng: random.Random) -> bool:
 
 
 def report_on(network: Network, config: Config) -> None:
-    """Make the report on a network in all of its forms, to check that none fails."""
+    """Make the report of ``sw.report`` on a network as text, JSON and HTML; none may fail."""
     board = fitting.BoardReport(board=config.name, fits=True, usage={})
     try:
         program = compile_network(network, config)
