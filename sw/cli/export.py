@@ -284,8 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data-dir is the folder of a data set, and cannot be used with --input")
     if arguments.fine_tune is not None and (arguments.fine_tune < 1 or arguments.data is None):
         parser.error("--fine-tune takes a number of at least 1, and needs --data to train on")
-    path = arguments.out or arguments.checkpoint.with_suffix(netfile.SUFFIX)
-    if arguments.out or arguments.checkpoint.exists():
+    source = arguments.checkpoint
+    path = arguments.out or (source.with_suffix(netfile.SUFFIX) if source.name else source)
+    if arguments.out or source.is_file():
         check_output(path)
     options = ReadOptions(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(ReadOptions)}

@@ -14,7 +14,7 @@ from sw.compile.compiler import compile_network
 from sw.compile.cycles import active_inputs
 from sw.compile.deal import RATES, deal, orders
 from sw.compile.program import PIXELS, Program, bit_planes
-from sw.network.encoder import encode
+from sw.network.encoder import encode, rounded
 from sw.network.network import INPUT, Layer, Network, Shape
 from tests.golden import run_network
 from tests.networks import random_input, random_network
@@ -62,7 +62,8 @@ def check(network: Network, configs: list[Config], seed: int = 0) -> list[Progra
         for name, spikes in maps.items():
             assert np.array_equal(found[name], spikes), (name, config)
         assert np.array_equal(found_logits, logits)
-        maps_of_device = maps | ({PIXELS: bit_planes(sample[0])} if program.pixels else {})
+        pixels = rounded(sample[0], network.pixel_bits)
+        maps_of_device = maps | ({PIXELS: bit_planes(pixels)} if program.pixels else {})
         for plan, active in zip(program.layers, machine.active, strict=True):
             counts = active_inputs(plan, program.placements, maps_of_device)
             assert np.array_equal(counts.sum(axis=2), active)
