@@ -42,6 +42,11 @@ __all__ = [
 P = ParamSpec("P")
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """Return ``path`` with another suffix; ``path`` itself if it names no file, as ``.`` does."""
+    return path.with_suffix(suffix) if path.name else path
+
+
 def check_output(path: Path | None) -> None:
     """Check that an output file can be written.
 

@@ -24,6 +24,7 @@ from sw.cli.commands import (
     EXIT_NO,
     EXIT_OK,
     CommandParser,
+    beside,
     check_output,
     command,
 )
@@ -285,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.fine_tune is not None and (arguments.fine_tune < 1 or arguments.data is None):
         parser.error("--fine-tune takes a number of at least 1, and needs --data to train on")
     source = arguments.checkpoint
-    path = arguments.out or (source.with_suffix(netfile.SUFFIX) if source.name else source)
+    path = arguments.out or beside(source, netfile.SUFFIX)
     if arguments.out or source.is_file():
         check_output(path)
     options = ReadOptions(

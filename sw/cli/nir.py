@@ -11,6 +11,7 @@ from sw.cli.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     CommandParser,
+    beside,
     check_output,
     command,
 )
@@ -74,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:
         parser.error("--dt takes a positive number")
-    path = arguments.out or arguments.network.with_suffix(SUFFIX)
-    if arguments.out or arguments.network.exists():
+    path = arguments.out or beside(arguments.network, SUFFIX)
+    if arguments.out or arguments.network.is_file():
         check_output(path)
     scales: dict[str, Float] = {}
     library()

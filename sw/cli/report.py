@@ -19,6 +19,7 @@ from sw.cli.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     CommandParser,
+    beside,
     check_output,
     command,
 )
@@ -237,8 +238,9 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    path = arguments.out or (None if quiet else Path(arguments.network.with_suffix(".html").name))
-    check_output(path)
+    path = arguments.out or (None if quiet else Path(beside(arguments.network, ".html").name))
+    if arguments.out or arguments.network.is_file():
+        check_output(path)
     check_output(arguments.screenshot)
     file = netfile.load(arguments.network)
     network = file.network

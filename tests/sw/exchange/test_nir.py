@@ -45,7 +45,9 @@ def plain(seed: int) -> Network:
     Weights are shared or not, and there may be gates, sums, pooling and an encoder.
     """
     granularity = ("shared", "element")[seed % 2]
-    return random_network(seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity, sums=0.7)
+    return random_network(
+        seed, leak=Leak.NONE, reset=Reset.HARD, granularity=granularity, sums=0.7, pixel_bits=8
+    )
 
 
 def in_spikingjelly(graph: Any, inputs: np.ndarray, timesteps: int) -> np.ndarray:

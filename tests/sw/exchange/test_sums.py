@@ -204,7 +204,7 @@ def test_a_spike_of_two_maps_is_or_whoever_adds_them() -> None:
 def test_the_image_is_read_by_one_layer() -> None:
     nodes = [two("c", conv(3, 2, **SAME), IMAGE), two("s", fire(), "c")]
     nodes += [two("d", conv(3, 2, seed=1, **SAME), IMAGE), two("e", fire(), "d", "s")]
-    with pytest.raises(ExchangeError, match="node 'e': it adds the image to spikes"):
+    with pytest.raises(ExchangeError, match="node 'e': it adds weights of the image to spikes"):
         assemble(nodes, IMAGES, {})
     # Two convolutions of the image are one, if they have the same stride.
     nodes = [two("c", conv(3, 2, **SAME), IMAGE), two("d", conv(3, 2, 1, seed=1), IMAGE)]

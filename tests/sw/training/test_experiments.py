@@ -154,7 +154,7 @@ def test_command_line(
     assert [row["name"] for row in rows] == ["plain", "AND"]
     (tmp_path / "no").write_text("a file, not a folder")
     assert command.main(["ablation", "--out", str(tmp_path / "no" / "new")]) == EXIT_BAD_INPUT
-    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
+    assert "cannot be created: Not a directory" in capsys.readouterr().err
     for option in (["--seeds", "9"], ["--threads", "0"]):
         with pytest.raises(SystemExit):
             command.main([*words, *option])

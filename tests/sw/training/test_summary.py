@@ -62,7 +62,9 @@ def test_training_warns_of_what_cannot_run_and_of_dark_images(
     learned = replace(small_config(), neuron=NeuronConfig(leak="LEARNED", leak_shift=2))
     assert not learned.exportable and "once its leaks are rounded" in lines(learned)
     large = replace(small_config(), stages=(StageConfig(channels=512),))
-    assert "boards    will fit ulx3s-85f-sdram; too large for" in lines(large)
+    assert "boards    will fit ulx3s-85f-sdram, colorlight-sdram, tang-20k-sdram; too" in lines(
+        large
+    )
     monkeypatch.setattr(sizing, "BOARDS", ("ulx3s-85f", "ice40-hx8k"))
     text = lines(large)
     assert (
