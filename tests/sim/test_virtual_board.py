@@ -301,7 +301,7 @@ def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
         (2, run(6, 4)),
         (4, run(7, 6) + run(8, 7)),  # the second waits until the first has ended
         (2, run(9, 8) + encode_frame(request(9, Opcode.ABORT))),
-        (1, b"noise" + DELIMITER + encode_frame(request(10, Opcode.STATUS))),
+        (1, b"noise" + DELIMITER + encode_frame(request(10, Opcode.READ, rows))),
     ]
     results = []
     with subprocess.Popen(
