@@ -30,19 +30,15 @@ from hw.text import did_you_mean
 _60_MHZ = {"clk_hz": 60_000_000, "baud": 3_000_000}
 _75_MHZ = {"clk_hz": 75_000_000, "baud": 3_000_000}
 _ECP5_85F = {"lanes": 32, "weight_depth": 11264, "membrane_slots": 16}
-_ECP5_85F_WIDE = {
+_32_LANES_OF_4_BITS = {"lanes": 32, "weight_bits": 4, "sum_bits": 14, "membrane_bits": 18}
+_FOUR_BANKS = {
+    **_32_LANES_OF_4_BITS,
     "banks": 4,
-    "lanes": 32,
-    "weight_bits": 4,
-    "weight_depth": 4096,
     "chunk_bits": 32,
     "fire_lanes": 8,
-    "sum_bits": 14,
-    "membrane_bits": 18,
     "membrane_slots": 16,
-    "spike_bytes": 8192,
-    "packed_writes": 1,
 }
+_ECP5_85F_WIDE = {**_FOUR_BANKS, "weight_depth": 4096, "spike_bytes": 8192, "packed_writes": 1}
 _TWO_BANKS = {"banks": 2, "chunk_bits": 32, "fire_lanes": 4}
 _ECP5_25F = {**_TWO_BANKS, "weight_depth": 2048, "spike_bytes": 8192}
 _ICE40 = {
@@ -68,15 +64,8 @@ CONFIGS: dict[str, Config] = {
         Config(name="ulx3s-85f-usb", **_ECP5_85F_WIDE, clk_hz=60_000_000, baud=10_000_000),
         Config(
             name="ulx3s-85f-sdram",
-            banks=4,
-            lanes=32,
-            weight_bits=4,
+            **_FOUR_BANKS,
             weight_depth=3072,
-            chunk_bits=32,
-            fire_lanes=8,
-            sum_bits=14,
-            membrane_bits=18,
-            membrane_slots=16,
             spike_bytes=16384,
             offchip_depth=1 << 19,
             offchip_row_cycles=8,
@@ -88,14 +77,9 @@ CONFIGS: dict[str, Config] = {
         Config(name="colorlight-i5", **_ECP5_25F, clk_hz=75_000_000, baud=1_000_000),
         Config(
             name="colorlight-sdram",
-            banks=2,
-            lanes=32,
-            weight_bits=4,
+            **_32_LANES_OF_4_BITS,
+            **_TWO_BANKS,
             weight_depth=1024,
-            chunk_bits=32,
-            fire_lanes=4,
-            sum_bits=14,
-            membrane_bits=18,
             spike_bytes=16384,
             offchip_depth=1 << 18,
             offchip_row_cycles=4,
@@ -112,12 +96,9 @@ CONFIGS: dict[str, Config] = {
         ),
         Config(
             name="tang-20k-sdram",
-            lanes=32,
-            weight_bits=4,
+            **_32_LANES_OF_4_BITS,
             weight_depth=2048,
             fire_lanes=4,
-            sum_bits=14,
-            membrane_bits=18,
             spike_bytes=32768,
             offchip_depth=1 << 19,
             offchip_row_cycles=4,

@@ -159,7 +159,7 @@ def described(
             for name, t in values["model"].items()
             if not name.startswith("aap.") and "running" not in name and "num_batches" not in name
         ),
-        "n_synapses": sum(layer.weight.size for layer in network.layers),
+        "n_synapses": network.n_weights,
         "board": board,
         "with_aap": floats.get("both"),
         "full_spike": floats.get("spike"),

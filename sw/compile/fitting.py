@@ -45,7 +45,7 @@ def _with_layers(network: Network, layers: Iterable[Layer], bits: int) -> Networ
 
 
 def _fits(network: Network, config: Config) -> bool:
-    if sum(layer.weight.size for layer in network.layers) > config.n_weights:
+    if network.n_weights > config.n_weights:
         return False  # quicker than compiling a network that is much too large
     try:
         compile_network(network, config)

@@ -247,6 +247,11 @@ class Network:
         """Number of classes that the network distinguishes."""
         return self.layers[-1].n_out
 
+    @property
+    def n_weights(self) -> int:
+        """Number of weights of all layers, without those of the encoder."""
+        return sum(layer.weight.size for layer in self.layers)
+
     def map_shapes(self) -> dict[str, Shape]:
         """Return the shape (C, H, W) of every map of spikes by name, :data:`INPUT` first."""
         shapes = {

@@ -101,10 +101,9 @@ def _header(report: Report) -> str:
                 f"{ops / synapses:.1%} of {short(synapses)} synapses",
             )
         )
-    n_weights = sum(layer.weight.size for layer in network.layers)
     tiles.append(
         tile(
-            short(n_weights),
+            short(network.n_weights),
             f"weights of {network.weight_bits} bit",
             f"{len(network.layers)} layers, {network.timesteps} timesteps",
         )

@@ -54,10 +54,8 @@ def _problem(network: Network, board: Config) -> str:
     """Return a text that says which resource of a board is too small for a network; empty if it
     fits.
     """
-    n_weights = sum(layer.weight.size for layer in network.layers)
-    room = board.n_weights
-    if n_weights > room:  # quicker than compiling a network that is much too large
-        return f"{n_weights:,} weights, room for {room:,}"
+    if network.n_weights > board.n_weights:  # quicker than compiling one that is much too large
+        return f"{network.n_weights:,} weights, room for {board.n_weights:,}"
     try:
         compile_network(network, board)
     except FitError as error:
