@@ -75,6 +75,7 @@ def fast_line(port: str) -> Iterator[serial.Serial]:
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
         opened.write(b"\0")
         opened.flush()
+        time.sleep(0.05)  # a terminal takes bytes before the board has seen at which rate they are
         opened.baudrate = DEFAULT_BAUD
         opened.reset_input_buffer()
         opened.write(DELIMITER)
@@ -301,7 +302,7 @@ def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
         (2, run(6, 4)),
         (4, run(7, 6) + run(8, 7)),  # the second waits until the first has ended
         (2, run(9, 8) + encode_frame(request(9, Opcode.ABORT))),
-        (1, b"noise" + DELIMITER + encode_frame(request(10, Opcode.READ, rows))),
+        (1, b"noise" + DELIMITER + encode_frame(request(10, Opcode.STATUS))),
     ]
     results = []
     with subprocess.Popen(
@@ -314,7 +315,9 @@ def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
             assert board.stdout is not None
             return json.loads(board.stdout.readline())["n_cycles"]
 
-        with fast_line(board.stdout.readline().strip()) as line:
+        path = board.stdout.readline().strip()
+        n_cycles()  # the board runs when it answers: it takes the break below at the break's rate
+        with fast_line(path) as line:
             for n_replies, requests in exchanges:
                 time.sleep(0.05)  # until the board is idle
                 before = n_cycles()
