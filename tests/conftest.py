@@ -15,3 +15,9 @@ settings.register_profile(
     "spikefold", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("spikefold")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes of ``-n auto``: one more than there are processors, because
+    many tests wait for a serial line or for another program."""
+    return len(os.sched_getaffinity(0)) + 1
