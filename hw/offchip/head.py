@@ -30,12 +30,12 @@ class RequestHead(wiring.Component):
     -------
     requests : requests in the order in which they are to be served.
     pages : for each bank of the SDRAM, the page that is open or being opened.
-    active : for each bank, whether there is such a page.
-    usable : for each bank, whether this page can be read and written by now.
-    may : input: requests may be served now.
+    active : for each bank, whether a page is open or being opened.
+    usable : for each bank, whether its page in ``pages`` can already be read and written.
+    may : requests of this port may be served now.
     request : the first request.
-    bank, page, slot : position of the row that it names; ``slot`` is the index of the row in its
-        page.
+    bank, page, slot : position of the row that the first request names; ``slot`` is the index of
+        the row in its page.
     hits : the request can be served, because its page was usable in the cycle before.
     misses : in the cycle before, the request's page was neither open nor being opened.
     take : the request is served in this cycle and leaves this component; allowed only if ``hits``.

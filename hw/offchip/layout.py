@@ -30,7 +30,7 @@ class Place(NamedTuple):
     bank: int
     page: int
     column: int
-    """Index in its page of the row's first word."""
+    """Index of the row's first word in its page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,15 @@ class RowLayout:
 
     @property
     def _widths(self) -> tuple[int, int, int, int]:
-        """Widths in bits of the parts into which a port's number and a row's index are divided.
+        """Widths in bits of the four fields, in this order, that make up a port's number and a
+        row's index.
 
-        The low bits of the port's number are the low bits of the bank's number; its other bits
-        choose the port's share of each page. The low bits of the row's index choose a row in that
-        share; the next ones are the high bits of the bank's number, and the rest is the page. The
-        widths are those of the first four parts.
+        - port, low bits: low bits of the number of the SDRAM's bank
+        - port, other bits: number of the port's share of each page
+        - row, low bits: index of the row in that share
+        - row, next bits: high bits of the number of the SDRAM's bank
+
+        The remaining bits of the row's index are the number of the page.
         """
         port_bits = (self.n_ports - 1).bit_length()
         bank_bits = (N_BANKS - 1).bit_length()
