@@ -25,7 +25,7 @@ def spikes_layout(config: Config) -> data.StructLayout:
     """Return the layout of a write of spikes to several banks.
 
     Each bank whose bit in ``banks`` is set stores ``count`` granules (bytes of spikes), the first
-    at address ``granule``. ``bits`` has one spike per lane; that of lane ``l`` goes to bank
+    at address ``granule``. ``bits`` has one spike per lane; the spike of lane ``l`` goes to bank
     ``l % config.banks``.
     """
     return data.StructLayout(
@@ -84,9 +84,9 @@ class Banks(wiring.Component):
     Bank 0 gets the slots (one cycle's read of spike memory each, :class:`hw.core.walk.Walk`),
     writes and requests to read; each bank hands them on to the next, one cycle later. So signals
     only run between neighbours, never across the whole device. A beat (``fire_lanes`` sums of a
-    job) passes along the chain, and each bank adds its own sums. Whether all banks have room for
-    another chunk, the inputs that a bank reads in one cycle, is handed on in the opposite
-    direction. ::
+    job) passes along the chain, and each bank adds its own sums. The signal ``room`` passes along
+    the chain in the opposite direction; it says whether all banks have room for another chunk (the
+    inputs that a bank reads in one cycle). ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -102,9 +102,9 @@ class Banks(wiring.Component):
     read : words of weight memory and granules of spike memory that were read, in the order in which
         they were asked for.
     sums : for each job, in order, its sums over all banks.
-    n_real, n_tail : numbers of rows of weights read in a cycle by all banks together, for full
-        groups of output channels and for the last group, which may have fewer than ``lanes``
-        channels.
+    n_real, n_tail : numbers of rows of weights that all banks together read in a cycle. ``n_tail``
+        is the number for the last group of output channels, which may have fewer than ``lanes``
+        channels; ``n_real`` is the number for all other groups.
     offchip : the banks' parts of the memory outside the FPGA, on devices that have it.
     aborted : while high, everything that is under way is dropped.
     """

@@ -54,11 +54,11 @@ class Core(wiring.Component):
     """Compute the layers of a network, one active input per cycle.
 
     A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
-    The input channels are divided among the banks. A bank's spike memory holds the spikes of its
-    own channels; there, the inputs of a job are a few contiguous stretches of bits. Every active
-    input takes one cycle of its bank, in which a row of weights is read and added to ``lanes``
-    accumulators; silent inputs take none. Timesteps are an inner loop, so that only the membranes
-    of a few output positions must be stored at a time. ::
+    The input channels are divided among *banks*. A bank's spike memory stores the spikes of its own
+    channels; the inputs of a job are a few contiguous stretches of bits in this memory. Every
+    active input takes one cycle of its bank, in which a row of weights is read and added to
+    ``lanes`` accumulators; silent inputs take no cycle. Timesteps are an inner loop, so that only
+    the membranes of a few output positions must be stored at a time. ::
 
         Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
                                    |             ^                   ^   |
@@ -93,7 +93,7 @@ class Core(wiring.Component):
     def _host_writes(self, space: Space) -> Value:
         """Return whether the host writes a row of the memory ``space`` in this cycle.
 
-        It writes spikes at any time, and other memories only while the core is idle.
+        The host may write spikes at any time, and other memories only while the core is idle.
         """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
@@ -316,8 +316,8 @@ class Core(wiring.Component):
     def _write_waits(self, u: _Units) -> Value:
         """Return whether the host's write has to wait in this cycle.
 
-        It waits while the fire unit writes spikes, or while the memory outside the FPGA is not
-        ready for a row.
+        A write of spikes waits while the fire unit writes spikes. A write to the memory outside the
+        FPGA waits while that memory is not ready for a row.
         """
         space = self.bus.write.p.address.space
         waits = (space == Space.SPIKE) & u.fire.spikes.valid

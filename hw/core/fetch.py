@@ -67,8 +67,9 @@ class Merger(wiring.Component):
 
     A job is one output position, group of output channels and timestep. An active chunk is held
     back until the next active chunk of its job, or the job's last chunk, arrives; only then is it
-    known whether it is the last active one. A job without any spike keeps one chunk, its last,
-    which is empty. The merger takes one chunk and emits at most one per cycle, and never stalls.
+    known whether it is the last active one. Of a job without any spike, only the last chunk is
+    kept, which is empty. The merger takes one chunk and emits at most one per cycle, and never
+    stalls.
 
     Members
     -------
@@ -113,10 +114,11 @@ class Fetch(wiring.Component):
     """Read what each slot requests from spike memory, and queue the chunks with active inputs.
 
     A chunk is the inputs of a job (output position, channel group and timestep) that the bank reads
-    in one cycle. A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first
-    bits of each piece are inputs of the job. A piece is :data:`hw.spec.PIECE_BITS` bits. There are
-    as many inputs as the layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`).
-    The others are masked, which means set to 0. The pipeline never stalls. ::
+    in one cycle. A read returns a window of ``chunk_bits`` bits, in pieces of
+    :data:`hw.spec.PIECE_BITS` bits. If the slot reads a chunk, only the first bits of each piece
+    are inputs of the job, as many as the layer's ``body_bits`` or ``tail_bits`` say
+    (:class:`hw.protocol.Header`). The other bits are masked, which means set to 0. The pipeline
+    never stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
@@ -134,8 +136,8 @@ class Fetch(wiring.Component):
     chunks : chunks for the scanner, which goes through their active inputs.
     identities : the identity spikes (:class:`hw.core.walk.Walk`) that this bank has of each job;
         meaningless in a layer without a gate.
-    room : the queue has room for another chunk, in addition to those that are still in the
-        pipeline.
+    room : the queue of chunks has room for another one, in addition to all chunks that are still in
+        the pipeline.
     """
 
     LATENCY = FETCH_LATENCY

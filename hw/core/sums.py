@@ -46,7 +46,8 @@ class BeatSignature(wiring.Signature):
     Members
     -------
     available : the sums of the next job are complete.
-    begin, last : the first or the last beat of a job is requested in this cycle.
+    begin, last : ``begin`` is high in the cycle in which the first beat of a job is requested,
+        ``last`` in that of its last beat.
     beat : index in the job of the beat that is requested.
     plane : the job adds up bit-planes of pixels, one per bank, the highest in bank 0. So the total
         of the banks so far is doubled before the next bank's sums are added. A single bank has
@@ -170,11 +171,12 @@ class SumQueue(wiring.Component):
 
 
 class SumRegister(wiring.Component):
-    """Register for a bank's sums of one job, on devices without memory for a queue.
+    """Register for a bank's sums of one job, on devices without a queue of sums.
 
-    A job is one output position, channel group and timestep. The register gives its sums to the
-    fire unit, ``fire_lanes`` at a time (a beat). Meanwhile the lanes may complete the sums of the
-    next job; they then hold these, and stall until the fire unit begins with that job.
+    A job is one output position, channel group and timestep. The fire unit takes the sums from the
+    register, ``fire_lanes`` at a time (a beat). Meanwhile the accumulators of the lanes may
+    complete the sums of the next job. They then keep these sums, and stall until the fire unit
+    begins with that job.
 
     Members
     -------

@@ -332,10 +332,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs weight memory has side by side, and how many in depth.
+    """Return (number of SPRAMs side by side, number of SPRAMs in depth) of weight memory.
 
-    SPRAMs side by side hold all bits of a row, and SPRAMs in depth hold all rows. The memory takes
-    the product of both numbers.
+    SPRAMs side by side store the bits of the same rows, and SPRAMs in depth store different rows.
+    The memory takes the product of both numbers.
 
     Raises
     ------

@@ -34,7 +34,7 @@ def check_row_sizes(config: Config) -> None:
     """Check that a row of every memory fits into a frame.
 
     The length of a row in bytes must also be a power of two, because the gateware multiplies by it
-    with a shift. This holds for every configuration, and is only asserted.
+    with a shift. This is so in every configuration, and is only asserted.
 
     Raises
     ------
@@ -114,9 +114,9 @@ class Registers:
 
 
 def run_layout(config: Config) -> data.StructLayout:
-    """Return the layout in which the dispatcher's registers hold a run (an inference).
+    """Return the layout of a run (an inference) in the dispatcher's registers.
 
-    It has the fields of :class:`hw.protocol.Run`, no wider than this device needs.
+    It has the fields of :class:`hw.protocol.Run`, each only as wide as this device needs.
     """
     return data.StructLayout(
         {

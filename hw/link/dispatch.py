@@ -56,13 +56,15 @@ class _CoreState:
     """
 
     in_core: Signal
-    """A run is in progress, or its end has not been taken."""
+    """Whether the core has a run: one in progress, or one that has ended but whose result has not
+    been taken from the core."""
     is_done: Signal
-    """A run has ended and its end has not been taken."""
+    """Whether a run has ended and its result has not been taken from the core."""
     is_running: Signal
-    """A run is in progress or waits."""
+    """Whether the core has a run (``in_core``) or a run waits to start."""
     same_as_waiting: Value
-    """The request has the tag of the waiting run; the next two compare it with the others."""
+    """Whether the request has the tag of the waiting run. The next two fields compare its tag with
+    those of the run in progress and of the run that ended last."""
     same_as_current: Value
     same_as_ended: Value
 
@@ -76,9 +78,9 @@ class _Packed:
 
     unpacker: Unpacker
     checked: Signal
-    """The request has arrived once, and its packed rows have been checked."""
+    """Whether the request has been passed on once, and its packed rows have been checked."""
     sound: Signal
-    """The packed rows decode to the rows that the request names."""
+    """Whether the packed rows decode to as many bytes as the rows that the request names have."""
 
 
 class Dispatcher(wiring.Component):
@@ -88,8 +90,9 @@ class Dispatcher(wiring.Component):
     a WRITE_PACKED twice (:class:`hw.link.frame.FrameReceiver`). The first time, its packed rows,
     whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`), are only checked; the second
     time, they are written.
-    Between two requests a waiting run is started as soon as the core is free, and a run that has
-    ended is announced with a DONE frame.
+
+    Between two requests, the dispatcher starts a waiting run as soon as the core is free, and
+    announces a run that has ended with a DONE frame.
 
     Parameters
     ----------
@@ -98,8 +101,9 @@ class Dispatcher(wiring.Component):
     Members
     -------
     i : undamaged requests: seq, opcode, payload.
-    n_data_bytes : bytes of the request on ``i`` behind header and arguments, negative if its
-        arguments are incomplete; constant from its first byte until five cycles after its last.
+    n_data_bytes : number of bytes of the request on ``i`` after its header and arguments, negative
+        if its arguments are incomplete; constant from its first byte until five cycles after its
+        last.
     o : replies and DONE announcements, without their CRCs.
     fold, folded_intact : see :class:`hw.link.frame.FrameSender`.
     bus : connection to the core.
@@ -286,7 +290,8 @@ class Dispatcher(wiring.Component):
     def _parse(self, m: Module, r: Registers) -> None:
         """Add the states that take a request's opcode and arguments.
 
-        The checks of :mod:`hw.link.checks` then have two cycles for their results.
+        Two further states follow, to give the checks of :mod:`hw.link.checks` the two cycles that
+        they take.
         """
         byte = self.i.p.byte
         with m.State("OPCODE"):
@@ -330,9 +335,10 @@ class Dispatcher(wiring.Component):
         is_check: Signal,
         packed: _Packed | None,
     ) -> None:
-        """Add the state that refuses the request, or chooses the state that executes it.
+        """Refuse the request, or choose the state that executes it.
 
-        If neither happens, the state machine goes on to reply OK. ``is_check`` is high for a CHECK.
+        If the request needs no such state, it is answered with OK at once. ``is_check`` is high for
+        a CHECK.
         """
         with m.Switch(r.opcode):
             with m.Case(*BARE):
@@ -460,7 +466,8 @@ class Dispatcher(wiring.Component):
     def _check_packed(self, m: Module, packed: _Packed) -> None:
         """Add the states that check the packed rows of a WRITE_PACKED, without writing them.
 
-        To check them is to decode them, that is, to put back their bytes of zero.
+        The check decodes the rows, that is, it puts back their bytes of zero, and discards the
+        result.
         """
         unpacker = packed.unpacker
         with m.State("CHECK_PACKED"):
