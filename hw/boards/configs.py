@@ -149,8 +149,8 @@ def load_board(name: str, base: Config | None = None) -> Board:
 
     Parameters
     ----------
-    name : path of the file, which ends with ``.toml``, or name of a shipped board file
-        (``SHIPPED``).
+    name : path of the file, which ends with ``.toml``, or name of a board whose file comes with
+        Spikefold (:data:`hw.boards.board_file.SHIPPED`).
     base : configuration that the file changes, see :func:`hw.boards.board_file.load`.
 
     Raises
@@ -192,12 +192,12 @@ def config_by_name(name: str) -> Config:
 
 
 def sdram_of(config: Config) -> SdramChip:
-    """Return the SDRAM chip of a board.
+    """Return the SDRAM chip of the board with the configuration ``config``.
 
     Raises
     ------
     SpecError
-        The board has none.
+        The board has no SDRAM.
     """
     chip = CHIPS.get(config.name.partition("-")[0])
     if chip is not None:
@@ -211,10 +211,10 @@ def has_usb(config: Config) -> bool:
 
 
 def is_known(config: Config) -> bool:
-    """Return whether :func:`config_by_name` knows the name of a configuration, whatever its weight
-    width.
+    """Return whether :func:`config_by_name` knows the board of a configuration, for any width of
+    weights.
 
-    It does not know the name of a user's board file.
+    It does not know the boards of a user's own board files.
     """
     return config.name in CONFIGS or config.name in SHIPPED
 
@@ -222,8 +222,8 @@ def is_known(config: Config) -> bool:
 def board_name(config: Config) -> str:
     """Return the name of a configuration, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 
-    :func:`config_by_name` finds the configuration by this name, unless it is that of a user's board
-    file.
+    :func:`config_by_name` finds the configuration by this name, unless the configuration is that of
+    a user's board file.
     """
     if config.name in SHIPPED:
         usual = load_board(config.name).config

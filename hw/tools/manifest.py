@@ -148,12 +148,13 @@ def climbed(manifest: dict) -> dict[str, dict]:
 
 
 def record_rung(board: str, rung: str, values: dict | None) -> None:
-    """Add a record to a bitstream's manifest: it has passed a check.
+    """Record in a bitstream's manifest that it has passed a check, or that it has failed it.
 
     Parameters
     ----------
     rung : name of the check, a rung of :mod:`sim.ladder.rungs`.
-    values : JSON values that describe it; None removes the record, since the check failed.
+    values : JSON values that describe the check's result. None means that the check failed, and
+        removes the record of an earlier pass.
 
     Raises
     ------
