@@ -192,7 +192,7 @@ def _ask(line: serial.Serial) -> tuple[str, int] | None:
 
 
 def board_ports(board: str) -> list[str]:
-    """Return the serial ports to which a board may be connected, because they have its USB bridge."""
+    """Return the serial ports to which a board may be connected: those with its USB bridge."""
     name = board.partition("/")[0]
     ports = []
     for info in list_ports.comports():
