@@ -32,8 +32,8 @@ class OffchipPort(wiring.Signature):
 
     ``Out`` flows from the bank to the memory. A request is the index of a row in the bank's memory.
     Rows arrive in the order of the requests, after any number of cycles. A bank must take each row
-    within a bounded time, even if other banks wait, because a row that is not taken can block those
-    of other banks. A request returns what was written to its row before.
+    within a bounded time, even if other banks wait, because a row that is not taken can block the
+    rows of other banks. A request returns what was written to its row before.
     """
 
     def __init__(self, config: Config):

@@ -184,8 +184,8 @@ class Space(enum.IntEnum):
     in ``Config.counter_rows`` rows. Read-only."""
     OFFCHIP = 5
     """Rows as long as those of WEIGHT, in memory outside the FPGA, on devices that have it
-    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. It holds rows of
-    weights, or rows of parameters, each of which takes ``Config.param_chunks`` rows."""
+    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. A row of this memory is
+    a row of weights or a part of a row of parameters, which takes ``Config.param_chunks`` rows."""
 
 
 WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.OFFCHIP})
@@ -398,9 +398,9 @@ class Header(data.Struct):
     weight: 20
     gate: Gate
     granule_rows: 2
-    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes): 3 if all bits
-    of a granule are inputs, less if only the lowest 1, 2 or 4 bits are inputs and the others always
-    0."""
+    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes): 3 if all 8
+    bits of a granule are inputs; 0, 1 or 2 if only its lowest 1, 2 or 4 bits are inputs and its
+    other bits are always 0."""
     reset: Reset
     leak_shift2: 4
     """Second shift of the leak, or 0 if it has only one. A device without
@@ -579,10 +579,10 @@ def opcodes(config: Config) -> tuple[Opcode, ...]:
 def pack_zeros(rows: bytes) -> bytes:
     """Return the packed form of rows, in which bytes of zero cost little.
 
-    The rows are cut into blocks of 64 bytes, and each block into groups of :data:`GROUP_BYTES`. A
-    block begins with a byte whose bit ``i`` says that group ``i`` has a byte that is not 0. For
-    each such group, in order, follow a byte whose bit ``j`` says that byte ``j`` of the group is
-    not 0, and then these bytes. The last block may be shorter.
+    The rows are cut into blocks of :data:`BLOCK_BYTES` (64) bytes, and each block into groups of
+    :data:`GROUP_BYTES` (8). A block begins with a byte whose bit ``i`` says that group ``i`` has a
+    byte that is not 0. For each such group, in order, follow a byte whose bit ``j`` says that byte
+    ``j`` of the group is not 0, and then the bytes that are not 0. The last block may be shorter.
 
     >>> pack_zeros(bytes(64) + bytes([0, 0, 5, 0, 6])).hex(" ")
     '00 01 14 05 06'

@@ -101,8 +101,8 @@ LANES_LATENCY = 7
 available to the fire unit."""
 
 FIRE_LATENCY = 4
-"""Number of cycles that the fire unit needs for new membranes: from the cycle before parameters and
-sums arrive until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
+"""Number of cycles from stage B0 of the fire unit's pipeline, the cycle before parameters and sums
+arrive, until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
 
 SUMS_IN_FLIGHT = 5
 """Largest number of jobs that may still leave the scanner, one per cycle, after the queue of sums

@@ -239,8 +239,8 @@ class _Table:
     ) -> str | None:
         """Return the text of a key, or None if the file does not have the key.
 
-        ``pattern`` must match the whole text; ``accepted`` describes it in the message of the
-        error.
+        ``pattern`` must match the whole text; ``accepted`` says in the error message which texts
+        do.
         """
         value = self._values.get(key)
         if value is None:

@@ -2,8 +2,8 @@
 
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
 timestep (:class:`hw.core.core.Core`). Its *sums* are one number for each of the ``lanes`` channels.
-A *beat* is ``fire_lanes`` of them, which the fire unit takes in one cycle. A *slot* is one cycle's
-read of spike memory (:class:`hw.core.walk.Walk`).
+A *beat* is ``fire_lanes`` of these sums, which the fire unit takes in one cycle. A *slot* is one
+cycle's read of spike memory (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value

@@ -212,7 +212,7 @@ class Core(wiring.Component):
     def _connect_words(self, m: Module, u: _Units) -> None:
         """Connect the reads of 32-bit words of weight memory.
 
-        During a run they are for the loader of descriptors, otherwise for the host.
+        During a run, the loader of descriptors reads the words; otherwise the host does.
         """
         request = u.banks.word
         m.d.comb += [
@@ -260,7 +260,8 @@ class Core(wiring.Component):
     def _write_params(self, m: Module, u: _Units) -> None:
         """Connect the write port of parameter memory.
 
-        It takes the fire unit's logits, or the sequencer's counters, or else the host's row.
+        The fire unit's logits have priority over the sequencer's counters, and these over the
+        host's row.
         """
         config, fire, sequencer, write = self._config, u.fire, u.sequencer, u.params.write
         logits = Cat(_sign_extended(fire.result[i]) for i in range(config.fire_lanes))

@@ -1,10 +1,10 @@
 """The fetch unit of a bank, which queues the chunks of input spikes that are not silent.
 
 A *job* is the computation of one output position of one group of output channels at one timestep. A
-*chunk* is the part of its inputs that a bank reads from spike memory in one cycle; it is silent if
-none of them is a spike. It consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *slot* is one
-cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut, or of a byte for
-the host (:class:`hw.core.walk.Walk`).
+*chunk* is the part of a job's inputs that a bank reads from spike memory in one cycle; it is silent
+if none of these inputs is a spike. A chunk consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
+A *slot* is one cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut,
+or of a byte for the host (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, Signal

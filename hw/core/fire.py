@@ -41,7 +41,7 @@ class _Beat:
     """Job to which the beat (``fire_lanes`` neurons) belongs, at the stage in which its membranes
     are read: BR, or B0 if not ``full_neurons``."""
     read_index: Value
-    """Index of the beat (``fire_lanes`` neurons) among those of its job, at the same stage as
+    """Index of the beat (``fire_lanes`` neurons) among the beats of its job, at the same stage as
     ``read_job``."""
 
 
@@ -88,10 +88,10 @@ class FireUnit(wiring.Component):
 
     Members
     -------
-    header : header of the layer that runs, stable while it does.
+    header : header of the running layer's descriptor, stable while the layer runs.
     sums : sums of jobs, beat by beat, with the spikes of the residual block's shortcut (identity
         spikes).
-    jobs : jobs; each is taken with its last beat.
+    jobs : jobs; a job is taken in the cycle in which its last beat is requested.
     param_row, param_en, params : row of parameter memory to read, whether it is read in this cycle,
         and its biases and thresholds, :attr:`hw.spec.Config.param_latency` cycles later.
     params_ready : on devices with memory outside the FPGA: the parameters of the next job whose

@@ -18,8 +18,7 @@ class HostReads(wiring.Component):
     """Read rows for the host; a row is the unit in which the host addresses a memory.
 
     A row of weights comes from a bank in 32-bit words, a row of spikes from a bank as one granule
-    (byte). A row of the memory outside the FPGA comes from there as a whole, all other rows from
-    parameter memory as a whole.
+    (byte). Rows of parameter memory and of the memory outside the FPGA come as a whole.
 
     Members
     -------

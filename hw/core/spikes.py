@@ -38,7 +38,7 @@ class SpikeMemory(wiring.Component):
     in a contiguous window. A column delivers one byte per cycle, so no two pieces may use the same
     column; the compiler chooses the distance between rows of the feature map accordingly. If the
     address is not a multiple of 8, the last ``address % 8`` bits of the window, or of each piece if
-    they are gathered, are not valid, because the bytes that are read end before them.
+    the pieces are gathered, are not valid, because the bytes that are read end before them.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 

@@ -77,7 +77,7 @@ def bank_beats(config: Config) -> BeatSignature:
     """Return the interface through which one bank's sums of a job are read, beat by beat.
 
     A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
-    sums. They are on the member ``p`` one cycle after the beat was requested
+    sums. The sums of a beat are on the member ``p`` one cycle after the beat was requested
     (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
@@ -87,8 +87,8 @@ def merged_beats(config: Config) -> BeatSignature:
     """Return the interface through which a job's sums over all banks are read, beat by beat.
 
     A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
-    sums. They are on the member ``p`` :attr:`hw.spec.Config.param_latency` cycles after the beat
-    was requested (:class:`BeatSignature`).
+    sums. The sums of a beat are on the member ``p`` :attr:`hw.spec.Config.param_latency` cycles
+    after the beat was requested (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 

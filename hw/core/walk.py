@@ -4,8 +4,8 @@ fire unit.
 A *slot* is one cycle's read of spike memory, at the same address in all banks. What is read is a
 *window* of ``chunk_bits`` bits, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *job* is the
 computation of one output position of one group of output channels at one timestep
-(:class:`hw.core.core.Core`). A *chunk* is the part of its inputs that each bank reads in one slot.
-A *granule* is 8 bits of spike memory.
+(:class:`hw.core.core.Core`). A *chunk* is the part of a job's inputs that each bank reads in one
+slot. A *granule* is 8 bits of spike memory.
 """
 
 from amaranth import Cat, Const, Module, Signal

@@ -197,7 +197,7 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Divide a memory of ``depth`` rows into banks of block RAM, each as deep as one block RAM.
 
-    A bank of block RAM holds some of the memory's rows. It consists of block RAMs side by side,
+    A bank of block RAM stores some of the memory's rows. It consists of block RAMs side by side,
     each of which has a column of the rows' bits. (A bank of the core, :class:`hw.core.bank.Bank`,
     contains a whole weight memory.)
 

@@ -1,4 +1,4 @@
-"""Checks of a request against the device's memories, and the registers that hold the request."""
+"""Checks of a request against the device's memories, and the registers that store the request."""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ class _CoreState:
 
 @dataclass(frozen=True, kw_only=True)
 class _Packed:
-    """Decoder of packed rows, and results of checking those of the current WRITE_PACKED.
+    """Decoder of packed rows, and results of the check of the packed rows in the current
+    WRITE_PACKED.
 
     Packed rows are rows whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`).
     """
@@ -398,7 +399,7 @@ class Dispatcher(wiring.Component):
         """Decide whether a request that names rows is executed or refused.
 
         It is refused if the checks of :mod:`hw.link.checks` fail, or if it would disturb a run.
-        ``packed`` is None unless it is a WRITE_PACKED.
+        ``packed`` is the decoder for a WRITE_PACKED, and None for other requests.
         """
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
@@ -540,7 +541,7 @@ class Dispatcher(wiring.Component):
     def _reply(self, m: Module, r: Registers) -> None:
         """Add the states that send the beginning of a reply: ``seq``, opcode and status.
 
-        The last of them chooses the state that sends the rest.
+        The last of these states chooses the state that sends the rest of the reply.
         """
         with m.State("REPLY_SEQ"):
             m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(r.seq)]

@@ -15,11 +15,11 @@ from hw.parts.pipeline import unreset
 
 
 class RequestHead(wiring.Component):
-    """Hold the first waiting request of a port, and report whether its page of the SDRAM is open.
+    """Store the first waiting request of a port, and report whether its page of the SDRAM is open.
 
     A page is a row of one bank of the SDRAM, which must be opened before it can be read or written.
-    A second request waits behind the first one, so that ``requests.ready`` is a register. A request
-    can be taken every second cycle.
+    A second request is stored behind the first one, so that ``requests.ready`` does not depend on
+    ``take`` in the same cycle. A request can be taken from ``requests`` every second cycle.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class RequestHead(wiring.Component):
     misses : in the cycle before, the request's page was neither open nor being opened.
     take : the request is served in this cycle and leaves this component; allowed only if ``hits``.
     drop : drop all requests.
-    busy : a request is held.
+    busy : at least one request is stored.
     """
 
     def __init__(

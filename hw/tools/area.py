@@ -36,7 +36,7 @@ CELL_COSTS = {
     "SB_RAM40_4K": {"block_ram": 1},
     "SB_SPRAM256KA": {"spram": 1},
 }
-"""Resources that each type of cell takes, by type and name of the resource."""
+"""Number of each resource that a cell takes, by type of the cell and name of the resource."""
 
 COUNTED = ("lut", "ff", "block_ram", "spram")
 """Resources in the report, in the order of its columns."""

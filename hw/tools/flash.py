@@ -55,7 +55,8 @@ KEPT = {"sram": "which is lost at power-off", "flash": "which is kept at power-o
 becomes of the bitstream at power-off."""
 
 _ALIASES = {OPEN_FPGA_LOADER: (OPEN_FPGA_LOADER, "openfpgaloader-cli")}
-"""Names of executables by which a program may be installed, for programs with several."""
+"""Names that a program's executable may have when it is installed, by name of the program. Programs
+that are not listed have one, their own name."""
 
 
 class FlashError(RuntimeError):

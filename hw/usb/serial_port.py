@@ -1,7 +1,7 @@
 """A serial port over USB: bytes in and out of a full-speed CDC-ACM device.
 
 The device is LUNA's (github.com/greatscottgadgets/luna), with its transceiver that consists of FPGA
-logic only. The class gives every operating system a serial port, without a driver of ours.
+logic only. Every operating system has a driver for this class, so that none of ours is needed.
 """
 
 import warnings
@@ -86,7 +86,7 @@ class UsbSerialPort(wiring.Component):
     def _receive(self, m: Module, device: "SerialDevice") -> None:
         """Pass on bytes and breaks from the USB device to ``rx`` and ``line_break``.
 
-        A queue takes the bytes to the clock domain ``sync``. A break empties it: both ends of the
+        A queue passes the bytes to the clock domain ``sync``. A break empties it: both ends of the
         queue drop all bytes until none is left, and only then is the break reported.
         """
         m.submodules.received = fifo = AsyncFIFO(
