@@ -259,7 +259,8 @@ class Result(data.Struct):
 
 
 class DeviceStatus(data.Struct):
-    """Reply to STATUS: state of the device, and its counts of errors since the last reset."""
+    """Reply to STATUS: state of the device (a :class:`RunState`), and its counts of errors since
+    the last reset."""
 
     result: Result
     """Result of the run that ended last; undefined if none has ended since the last ABORT."""
@@ -380,8 +381,8 @@ class Header(data.Struct):
     """Index of the membrane slot (:attr:`hw.spec.Config.membrane_slots`) in the first iteration,
     always 0."""
     n_levels: 4
-    """Number of levels (loops) that follow the header. The missing ones, up to ``N_LEVELS``, have
-    one iteration."""
+    """Number of levels (loops) that follow the header. The remaining levels, up to ``N_LEVELS`` in
+    total, have one iteration each."""
     leak: Leak
     output: 1
     """Whether this is the output layer: its logits are written to the results, and ``target``

@@ -240,7 +240,7 @@ class _Table:
         """Return the text of a key, or None if the file does not have the key.
 
         ``pattern`` must match the whole text; ``accepted`` says in the error message which texts
-        do.
+        match it.
         """
         value = self._values.get(key)
         if value is None:

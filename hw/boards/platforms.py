@@ -129,8 +129,8 @@ OPEN_FPGA_LOADER = "openFPGALoader"
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
     """Return the :class:`Programmer` for openFPGALoader, which calls the board ``board``.
 
-    The options always say which memory to write, because without that openFPGALoader writes SRAM on
-    some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
+    The options always say which memory to write, because otherwise openFPGALoader writes SRAM on
+    some boards and flash on others. The options work with its versions 0.10 (Debian 12) to 1.1.
 
     Parameters
     ----------

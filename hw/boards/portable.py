@@ -1,4 +1,4 @@
-"""The whole device as a component without parts of a certain FPGA vendor, for any FPGA."""
+"""The whole device as a component for any FPGA: no part of it is specific to a vendor."""
 
 from amaranth import ClockDomain, ClockSignal, Module
 from amaranth.lib import wiring

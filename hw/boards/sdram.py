@@ -28,8 +28,8 @@ clock."""
 FIXED = ("clk_en", "cs", "dqm")
 """Pins of a chip that a board may have wired to a fixed level."""
 READ_LATENCY = 2
-"""Number of cycles by which registers in the I/O cells delay commands to the chip and data from it,
-together."""
+"""Total number of cycles by which registers in the I/O cells delay a command on its way to the chip
+and the data on their way back."""
 
 
 def sdram_memory(config: Config) -> SdramMemory | None:

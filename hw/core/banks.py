@@ -207,7 +207,7 @@ class Banks(wiring.Component):
         """Pass what was read for the host or the descriptor loader from bank to bank.
 
         Along the same chain, the numbers of rows of weights that the banks read are added up. The
-        last bank's output is that of the chain.
+        output of the last bank is the output of the chain.
         """
         read, valid = banks[0].read.p, banks[0].read.valid
         n_real, n_tail = banks[0].reads.real, banks[0].reads.tail

@@ -17,11 +17,11 @@ class Counters(wiring.Component):
     -------
     clear : reset the counts to 0.
     counting : high in each cycle of the layer; nothing is counted while it is low.
-    n_real, n_tail : numbers of rows of weights that all banks together read in this cycle.
-        ``n_tail`` is the number for the last group of output channels, ``n_real`` that for all
-        other groups, which have ``lanes`` channels each.
+    n_real, n_tail : numbers of rows of weights, read by all banks together, to add to the counts in
+        this cycle. ``n_tail`` is the number for the last group of output channels, ``n_real`` that
+        for all other groups, which have ``lanes`` channels each.
     tail_lanes : number of output channels in the last group.
-    n_spikes : number of spikes written in this cycle.
+    n_spikes : number of spikes to add to their count in this cycle.
     counters : the counts since ``clear``.
     """
 

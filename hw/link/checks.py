@@ -90,8 +90,8 @@ class Registers:
     current: Signal
     """Parameters of the run (inference) in progress."""
     ended: Signal
-    """Parameters of the run that ended last. The core keeps its results until those of the next run
-    are taken."""
+    """Parameters of the run that ended last. The core keeps the results of this run until the
+    dispatcher takes the result of the next run."""
     result: Signal
     """Result of the run that ended last, with the layout :class:`hw.protocol.Result`."""
     is_waiting: Signal

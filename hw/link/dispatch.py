@@ -636,11 +636,10 @@ class Dispatcher(wiring.Component):
                     m.next = "ROW"
 
     def _compare_crc(self, m: Module, r: Registers) -> None:
-        """Add the states that compare the CRC in a CHECK with that of the rows.
+        """Add the states that compare the CRC in a CHECK with the CRC of the rows.
 
-        The CRC unit has already taken the rows; now it takes the CRC in the request. If that is the
-        CRC of the rows, the unit reports so by ``folded_intact``
-        (:class:`hw.link.frame.FrameSender`).
+        The CRC unit has already taken the rows; now it takes the CRC in the request, too. If that
+        CRC is right, the unit says so with ``folded_intact`` (:class:`hw.link.frame.FrameSender`).
         """
         with m.State("EXPECTED"):
             m.d.comb += [

@@ -59,7 +59,7 @@ class SdramRows(wiring.Component):
     chip : the SDRAM.
     clk_hz : frequency of the domain ``sync``, which is also that of the chip's clock.
     n_ports : number of ports, one for each bank of the core.
-    row_bits : number of bits in a row, a power of two of at least two words.
+    row_bits : number of bits in a row: a power of two, and at least two words of the chip.
     cas_latency : CAS latency that is set in the chip.
     read_latency : additional cycles from the pins to the chip and back, such as those of registers
         in the device's I/O cells; at least -1. 0 means: the chip samples a command at the edge that
@@ -80,7 +80,7 @@ class SdramRows(wiring.Component):
     ready : the chip is initialised. Earlier requests wait until then.
     transfers : a word is read or written in this cycle. The average of this signal is the used
         share of the bus.
-    pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly to one.
+    pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly into a register.
     """
 
     def __init__(

@@ -115,8 +115,8 @@ def areas(
 
     Parameters
     ----------
-    membrane_bits : width of membranes in bits, by default the board's. If a bank's sums are wider
-        than this, they become as narrow.
+    membrane_bits : width of membranes in bits, by default the board's. A bank's sums that are wider
+        are narrowed to the same width.
 
     Yields
     ------

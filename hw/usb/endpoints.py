@@ -101,7 +101,7 @@ class DataIn(Elaboratable):
 
 
 class StatusIn(Elaboratable):
-    """Answer the host's question for notifications: there are never any.
+    """Answer the host's requests for notifications with NAK, because there are never any.
 
     Attributes
     ----------
