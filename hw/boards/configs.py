@@ -14,8 +14,9 @@ width, with the same number of bits of weight memory. The ULX3S-85F has several 
 banks and 4-bit weights; ``ulx3s-85f-usb`` is ``ulx3s-85f-wide`` with a second serial port, on the
 connector US2.
 
-Boards whose bitstream a vendor's tool makes have board files instead (:mod:`hw.boards.board_file`):
-those that come with Spikefold are known by their names, others by the paths of their files.
+Boards whose bitstream is made by a vendor's tool have board files instead
+(:mod:`hw.boards.board_file`). Boards whose files come with Spikefold are known by their names,
+other boards by the paths of their files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling.
 
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
-timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of its neurons, which are updated
-in the same cycle. A *bit-plane* is one bit of every pixel of an image.
+timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of a job's neurons, which are
+updated in the same cycle. A *bit-plane* is one bit of every pixel of an image.
 """
 
 from __future__ import annotations

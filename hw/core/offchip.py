@@ -1,10 +1,10 @@
 """Rows of weights and of parameters that come from memory outside the FPGA.
 
-A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
-(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read. A row of
-weights whose address has its highest bit set is not in the bank's weight memory, but in its part of
-the memory outside the FPGA; the same holds for rows of parameters. Only rows of active inputs are
-read. ::
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep. An *event* (:mod:`hw.core.scan`) is one active input of a job, for which a row of weights
+is read. A row of weights whose address has its highest bit set is not in the bank's weight memory,
+but in the bank's part of the memory outside the FPGA; the same holds for rows of parameters. Only
+rows of active inputs are read. ::
 
     events of bank n  -> RowFetch ---requests--> .           .
     jobs -------------> ParamFetch --requests--> Port n ---> memory outside the FPGA

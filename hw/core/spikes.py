@@ -1,7 +1,7 @@
-"""Spike memory, which holds the spikes of all feature maps, one bit each.
+"""Spike memory, which stores the spikes of all feature maps, one bit each.
 
-It is read in windows of ``chunk_bits`` bits from any bit address on, and written in *granules* of 8
-bits. A window consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
+It is read in windows of ``chunk_bits`` bits, which may begin at any bit, and written in *granules*
+of 8 bits. A window consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
 """
 
 from amaranth import Cat, Module, Mux, Signal

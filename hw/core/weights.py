@@ -1,7 +1,8 @@
 """Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput.
 
-A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
-(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read.
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep. An *event* (:mod:`hw.core.scan`) is one active input of a job, for which a row of weights
+is read.
 """
 
 from collections.abc import Sequence

@@ -370,8 +370,8 @@ class Dispatcher(wiring.Component):
     ) -> None:
         """Decide whether a WRITE_PACKED is only checked, or executed or refused.
 
-        The frame receiver passes it on twice. The first time, its packed rows, whose bytes of zero
-        are left out, are only checked. The second time, it is executed or refused.
+        The frame receiver passes the request on twice. The first time, its packed rows, whose bytes
+        of zero are left out, are only checked. The second time, the request is executed or refused.
         """
         m.d.sync += packed.checked.eq(~packed.checked)
         has_rows = checks.n_row_data_bytes != 0

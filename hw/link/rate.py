@@ -1,8 +1,8 @@
 """Rate of the serial line, which changes after a RATE request and is kept only if the new rate
 works.
 
-:mod:`hw.protocol` defines the request. If no undamaged frame arrives at the new rate within some
-time, the device returns to the default rate.
+:mod:`hw.protocol` defines the request. If no undamaged frame arrives at the new rate within
+:data:`hw.protocol.TRIAL_CYCLES`, the device returns to the default rate.
 """
 
 from amaranth import Module, Mux, Signal

@@ -1,11 +1,12 @@
 """Placement of rows of weights in an SDRAM: which words of which page hold a row.
 
-The SDRAM controller has a *port* for each bank of the core, which reads the rows of a region of its
-own. A *page* is a row of a bank of the SDRAM, which must be opened before it can be read. With 1 or
-2 ports, neighbouring pages of a region are in different banks of the SDRAM. With 4 ports, each port
-has a bank of the SDRAM to itself. With 8, ports ``p`` and ``p + 4`` share one: their rows with the
-same index are in the same page, because they are read at nearly the same time. So the page that is
-needed next is never in the bank that is being read, and can be opened meanwhile.
+The SDRAM controller has a *port* for each bank of the core. Each port reads the rows of its own
+region of the SDRAM. A *page* is a row of a bank of the SDRAM, which must be opened before it can be
+read. With 1 or 2 ports, neighbouring pages of a region are in different banks of the SDRAM. With 4
+ports, each port has a bank of the SDRAM to itself. With 8 ports, ports ``p`` and ``p + 4`` share a
+bank: their rows with the same index are in the same page, because they are read at nearly the same
+time. So the page that is needed next is never in the bank that is being read, and can be opened
+meanwhile.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout:
-    """Placement in an SDRAM chip of rows of ``row_bits`` bits.
+    """Placement of rows of ``row_bits`` bits in an SDRAM chip.
 
-    The rows belong to ``n_ports`` ports of the controller; each port reads those of one bank of the
-    core.
+    The rows belong to ``n_ports`` ports of the controller; each port reads the rows of one bank of
+    the core.
     """
 
     chip: SdramChip

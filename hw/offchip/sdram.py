@@ -458,9 +458,9 @@ class SdramRows(wiring.Component):
     ) -> None:
         """Add the state machine that initialises and refreshes the chip.
 
-        The steps are the same for both: close all banks, refresh a few times, and set the mode.
-        Before it initialises the chip, the state machine waits as long as the chip demands after
-        power-on.
+        Initialising and refreshing take the same steps: close all banks, refresh a few times, and
+        set the mode. Before it initialises the chip, the state machine waits as long as the chip
+        demands after power-on.
 
         Parameters
         ----------

@@ -126,7 +126,8 @@ CHIPS: dict[str, SdramChip] = {
     "tang": TANG_NANO_20K_SDRAM,
     "colorlight": COLORLIGHT_I5_SDRAM,
 }
-"""SDRAM chip of each kind of board that has one, by the first word of the names of its boards."""
+"""SDRAM chip of each kind of board that has one, by the first word of the board's name, such as
+``ulx3s`` in ``ulx3s-85f-sdram``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ EXIT_INTERRUPTED = 130
 P = ParamSpec("P")
 
 _prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
-"""Program through which commands were called, such as ``spikefold``. None stands for ``python -m
-sw.`` or ``python -m hw.``."""
+"""Program through which commands were called, such as ``spikefold``. None means that commands are
+called as ``python -m sw.NAME`` or ``python -m hw.NAME``."""
 
 
 @contextlib.contextmanager

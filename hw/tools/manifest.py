@@ -1,4 +1,4 @@
-"""Manifests, which describe how each bitstream was built, and a table of all boards with one."""
+"""Manifests, which describe how bitstreams were built, and a table of the boards that have one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A serial port over USB: bytes in and out of a full-speed CDC-ACM device.
 
-The device is LUNA's (github.com/greatscottgadgets/luna), with its transceiver that consists of FPGA
-logic only. Every operating system has a driver for this class, so that none of ours is needed.
+The device is LUNA's (github.com/greatscottgadgets/luna), with a transceiver of FPGA logic only
+(:mod:`hw.usb.transceiver`). Every operating system has a driver for this class, so that none of
+ours is needed.
 """
 
 import warnings
