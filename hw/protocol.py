@@ -31,7 +31,7 @@ RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``
 status byte, :class:`Result`, and as many rows of RESULT and of COUNTER as the RUN asked for. These
 rows are kept while the next run is in progress. Every request may be repeated: WRITE, READ and
 CHECK are idempotent. A RUN with the ``tag`` of the waiting run, of the run in progress or of the
-run that ended last is acknowledged but not started again; for the run that ended last, the device
+run that ended last is acknowledged, but not started again. For the run that ended last, the device
 sends the DONE frame again.
 
 After a reset the device answers WRITE, READ, CHECK and RUN with :attr:`Status.WAS_RESET` until the
@@ -392,16 +392,16 @@ class Header(data.Struct):
     computed."""
     pixels: 1
     """Whether the layer takes pixels. If it does, the first ``N_PLANES / banks`` iterations of the
-    level of timesteps process the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one plane
-    in each bank; the highest plane is in bank 0 in the first iteration. The remaining iterations
-    are the timesteps, all of which use the sum of the planes."""
+    level of timesteps process the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`). Each bank
+    takes one plane per iteration; bank 0 takes the highest plane in the first iteration. The
+    remaining iterations are the timesteps, all of which use the sum of the planes."""
     reserved: 1
     weight: 20
     gate: Gate
     granule_rows: 2
-    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes): 3 if all 8
-    bits of a granule are inputs; 0, 1 or 2 if only its lowest 1, 2 or 4 bits are inputs and its
-    other bits are always 0."""
+    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes). It is 3 if
+    all 8 bits of a granule are inputs. It is 0, 1 or 2 if only the lowest 1, 2 or 4 bits are inputs
+    and the other bits are always 0."""
     reset: Reset
     leak_shift2: 4
     """Second shift of the leak, or 0 if it has only one. A device without

@@ -522,10 +522,10 @@ class Config:
 
         ``bank`` is the number of the bank, from 0. A chunk is the input spikes that a bank reads in
         one cycle (:mod:`hw.core.fetch`). The result is less than :data:`CHUNK_DEPTH`, because some
-        chunks still arrive after the bank has asked to stop: those in the pipeline of the fetch
-        unit, the one that it holds back, and those read before the request takes effect. The
-        request takes ``bank`` cycles to reach bank 0, where reads are issued, and a read takes as
-        many cycles from there to this bank.
+        chunks still arrive after the bank has asked to stop. These are the chunks in the pipeline
+        of the fetch unit, the chunk that it holds back, and the chunks that are read before the
+        request takes effect. The request takes ``bank`` cycles to reach bank 0, where reads are
+        issued, and a read takes as many cycles from there to this bank.
         """
         return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
@@ -644,9 +644,10 @@ class Config:
 
         Weight memory keeps its number of bits. On a device with a queue of sums, its number of rows
         changes. On a small device, which has no such queue, a row keeps its number of bits and the
-        number of lanes changes instead: the memory ports are too narrow for a longer row, and a
-        shorter one could not hold a 32-bit word of a descriptor. Accumulators become wider or
-        narrower by as many bits as weights do, but not wider than ``membrane_bits``.
+        number of lanes changes instead. The reason is that the memory ports are too narrow for a
+        longer row, and a shorter row could not contain a 32-bit word of a descriptor. Accumulators
+        become wider or narrower by as many bits as weights do, but not wider than
+        ``membrane_bits``.
         """
         sum_bits = min(self.sum_bits + weight_bits - self.weight_bits, self.membrane_bits)
         if not self.sum_queue:

@@ -137,9 +137,9 @@ def pll(clk_hz: int, platform: Platform) -> Callable[..., Instance]:
     """Return a function that instantiates the device's PLL for an output of ``clk_hz``.
 
     The arguments of that function are the input clock, the output clock and the lock signal. On
-    ECP5 and Gowin devices it also takes ``late``, a second output clock and its phase
-    (:class:`Clocks`); on an iCE40 it takes ``pad``, whether the input clock arrives on the PLL's
-    own pad.
+    ECP5 and Gowin devices, a further argument is ``late``, a second output clock and its phase
+    (:class:`Clocks`). On an iCE40, it is ``pad``: whether the input clock arrives on the PLL's own
+    pad.
 
     Raises
     ------

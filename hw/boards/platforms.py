@@ -72,8 +72,8 @@ class TangNano20kPlatform(GowinPlatform):
     """Sipeed Tang Nano 20K, with pins from its schematic (Tang_Nano_20K_3921).
 
     The SDRAM is a second die in the FPGA's package. It is connected to pads of the FPGA that have
-    no package pin, and so are named by their positions on the FPGA (``IOR11B``), as listed in
-    Project Apicula's database (``sip_cst`` of the GW2A-18C).
+    no package pin. They are named by their positions on the FPGA (``IOR11B``), as in Project
+    Apicula's database (``sip_cst`` of the GW2A-18C).
     """
 
     part = "GW2AR-LV18QN88C8/I7"

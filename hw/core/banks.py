@@ -245,8 +245,8 @@ class Banks(wiring.Component):
     def _merge_sums(self, m: Module, banks: list[Bank]) -> None:
         """Read each beat (``fire_lanes`` sums) from one bank after another, and add them up.
 
-        If each bank has a bit-plane of the pixels, the total so far is doubled before the sums of
-        the next bank are added, because its plane weighs half as much
+        If each bank has a bit-plane of the pixels, the next bank's plane weighs half as much as the
+        plane before it. So the total so far is doubled before the next bank's sums are added
         (:class:`hw.core.sums.BeatSignature`).
         """
         config, sums = self._config, self.sums

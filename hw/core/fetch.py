@@ -65,11 +65,11 @@ def chunk_layout(config: Config) -> data.StructLayout:
 class Merger(wiring.Component):
     """Drop silent chunks (groups of inputs without a spike), and mark each job's last active chunk.
 
-    A job is one output position, group of output channels and timestep. An active chunk is held
-    back until the next active chunk of its job, or the job's last chunk, arrives; only then is it
-    known whether it is the last active one. Of a job without any spike, only the last chunk is
-    kept, which is empty. The merger takes one chunk and emits at most one per cycle, and never
-    stalls.
+    A job is one output position, group of output channels and timestep. An active chunk (one with a
+    spike) is held back until the job's next active chunk or last chunk arrives. Only then is it
+    known whether the chunk that is held back is the last active one. Of a job without any spike,
+    only the last chunk is kept, which is empty. The merger takes one chunk and emits at most one
+    per cycle, and never stalls.
 
     Members
     -------

@@ -3,8 +3,8 @@
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
 timestep. An *event* (:mod:`hw.core.scan`) is one active input of a job, for which a row of weights
 is read. A row of weights whose address has its highest bit set is not in the bank's weight memory,
-but in the bank's part of the memory outside the FPGA; the same holds for rows of parameters. Only
-rows of active inputs are read. ::
+but in the bank's part of the memory outside the FPGA. Rows of parameters are marked in the same
+way. Only rows of active inputs are read. ::
 
     events of bank n  -> RowFetch ---requests--> .           .
     jobs -------------> ParamFetch --requests--> Port n ---> memory outside the FPGA

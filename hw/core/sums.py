@@ -96,10 +96,10 @@ def merged_beats(config: Config) -> BeatSignature:
 class SumQueue(wiring.Component):
     """Queue for a bank's sums of up to ``sum_queue`` jobs (each a position, group and timestep).
 
-    A place for a job's sums is reserved before they are complete: when the job's last event (its
-    last active input, or its end if it has none) leaves the scanner (:mod:`hw.core.scan`). So no
-    stage after the scanner ever stalls, and no stall signal has to reach the weight memory, which
-    is spread across the device.
+    A place for a job's sums is reserved before they are complete, namely when the job's last event
+    leaves the scanner (:mod:`hw.core.scan`). That event is the job's last active input, or its end
+    if it has no active input. So no stage after the scanner ever stalls, and no stall signal has to
+    reach the weight memory, which is spread across the device.
 
     Members
     -------

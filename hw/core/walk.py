@@ -33,9 +33,9 @@ def slot_layout(config: Config) -> data.StructLayout:
       that takes pixels
     - ``weight``, ``cut``, ``last``, ``tail``: as in :func:`hw.core.nest.step_layout`
 
-    If neither ``chunk`` nor ``host`` is set, nothing is done with the bits that are read, with one
+    If neither ``chunk`` nor ``host`` is set, the bits that are read are not used. There is one
     exception: in a layer with a gate, the slot after the last chunk of a job reads the job's
-    identity spikes, which are those of the residual block's shortcut.
+    identity spikes (those of the residual block's shortcut).
     """
     widths = address_widths(config)
     return data.StructLayout(

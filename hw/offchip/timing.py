@@ -161,8 +161,8 @@ def timing_cycles(chip: SdramChip, clk_hz: int, cas_latency: int = 3) -> SdramCy
     Raises
     ------
     SpecError
-        The chip does not support the CAS latency, or the clock is too fast for it, or so slow that
-        a batch of refreshes takes longer than the interval in which it is due.
+        The chip does not support the CAS latency; or the clock is too fast for the chip, or so slow
+        that refreshes would take more than a quarter of the time.
     """
     if cas_latency not in chip.t_ck:
         raise SpecError(
