@@ -243,8 +243,8 @@ def target(name: str) -> Target:
     Raises
     ------
     SpecError
-        The board is unknown; or it is the virtual board, which has no bitstream; or a vendor's
-        tool makes its bitstream (:mod:`hw.tools.portable`).
+        The board is unknown; or it is the virtual board, which has no bitstream; or its bitstream
+        is made by a vendor's tool (:mod:`hw.tools.portable`).
     """
     board = name.partition("/")[0]
     if board not in TARGETS or name.endswith(SUFFIX):

@@ -154,6 +154,7 @@ class RowLayout:
         return self.word_addresses(port, row)
 
     def word_addresses(self, port: Any, row: Any) -> Any:
-        """Return :meth:`word_address` of integers or arrays of integers, without its checks."""
+        """Return the same as :meth:`word_address`, for integers or arrays of integers and without
+        checks."""
         at = self._place(port, row)
         return (at.page * N_BANKS + at.bank) * self.chip.columns + at.column
