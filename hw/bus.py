@@ -30,10 +30,10 @@ def row_write_layout(config: Config) -> data.StructLayout:
 class OffchipPort(wiring.Signature):
     """Signals by which one bank reads rows of its memory outside the FPGA.
 
-    ``Out`` flows from the bank to the memory. Rows arrive in the order of the requests, after any
-    number of cycles. A bank must take each row within a bounded time, even if other banks wait,
-    because a row that is not taken can block those of other banks. A request returns what was
-    written to its row before.
+    ``Out`` flows from the bank to the memory. A request is the index of a row in the bank's memory.
+    Rows arrive in the order of the requests, after any number of cycles. A bank must take each row
+    within a bounded time, even if other banks wait, because a row that is not taken can block the
+    rows of other banks. A request returns what was written to its row before.
     """
 
     def __init__(self, config: Config):
@@ -92,16 +92,16 @@ class CoreBus(wiring.Signature):
     write : rows to write, each with its address. Spike memory (:attr:`Space.SPIKE`) may be written
         at any time, the other memories only while not ``busy``. The link has checked that
         addresses are in range.
-    read, read_data : addresses of rows to read and, for each address, the row, valid for a single
-        cycle. Spikes, results and counters may be read at any time; spikes are complete only while
-        not ``busy``.
+    read, read_data : addresses of rows to read, and the rows in the same order; each row is valid
+        for a single cycle. Spikes, results and counters may be read at any time; spikes are
+        complete only while not ``busy``.
     run : run to start; ready only while not ``busy``.
     abort : while high, the core drops the run in progress; ``busy`` falls within a few cycles, and
         no ``done`` follows.
     busy : a run is in progress.
-    done : one :class:`hw.protocol.Result` per completed run. Until it is taken, reads of results
-        and counters return those of the previous run; from then on they return those of this run,
-        even while the next run is in progress.
+    done : one :class:`hw.protocol.Result` per completed run. Until the link takes it, reads of
+        results and counters return those of the previous run. Afterwards they return those of the
+        run that has just ended, even while the next run is in progress.
     """
 
     def __init__(self, config: Config):

@@ -31,7 +31,7 @@ RUN can wait. A DONE frame consists of the run's ``tag`` in place of ``seq``, ``
 status byte, :class:`Result`, and as many rows of RESULT and of COUNTER as the RUN asked for. These
 rows are kept while the next run is in progress. Every request may be repeated: WRITE, READ and
 CHECK are idempotent. A RUN with the ``tag`` of the waiting run, of the run in progress or of the
-run that ended last is acknowledged but not started again; for the run that ended last, the device
+run that ended last is acknowledged, but not started again. For the run that ended last, the device
 sends the DONE frame again.
 
 After a reset the device answers WRITE, READ, CHECK and RUN with :attr:`Status.WAS_RESET` until the
@@ -82,11 +82,12 @@ ESCAPE_XOR = 0x20
 CRC_POLYNOMIAL = 0xEDB88320
 """Polynomial of the CRC-32 of Ethernet and zlib, in bit-reversed notation."""
 CRC_INIT = CRC_XOR_OUT = 0xFFFFFFFF
-"""Initial value of the CRC, and mask applied to its final value."""
+"""Initial value of the CRC, and mask with which its final value is XORed."""
 CRC_RESIDUE = 0x2144DF1C
-"""CRC over a packet and the packet's own CRC, if there is no error."""
+"""Value of the CRC over a packet together with the CRC that follows it, if there is no error."""
 HEADER_BYTES = 2
-"""Number of bytes of a packet's header: ``seq`` and ``opcode``."""
+"""Number of bytes of a packet's header: ``seq`` and ``opcode``. A packet is the contents of a frame
+without its CRC."""
 ARGUMENT_BYTES = 6
 """Number of bytes of the arguments (:class:`Rows`, :class:`Run`, :class:`Rate`) of a request that
 has arguments."""
@@ -95,9 +96,10 @@ CRC_BYTES = 4
 STATUS_BYTES = 1
 """Number of bytes of the status, with which a reply's payload begins."""
 GROUP_BYTES = 8
-"""Number of bytes of a group of packed rows, and of groups of a block (:func:`pack_zeros`)."""
+"""Number of bytes in a group, and of groups in a block: the units into which :func:`pack_zeros`
+divides rows to pack them."""
 BLOCK_BYTES = GROUP_BYTES * GROUP_BYTES
-"""Number of bytes of a block of packed rows."""
+"""Number of bytes in a block, the larger unit into which :func:`pack_zeros` divides rows."""
 DEFAULT_BAUD = 1_000_000
 """Rate of the serial line after a reset, in bits per second. The USB bridges of the known boards
 produce it exactly, except for some firmware of the Tang Nano 20K's BL616."""
@@ -182,8 +184,8 @@ class Space(enum.IntEnum):
     in ``Config.counter_rows`` rows. Read-only."""
     OFFCHIP = 5
     """Rows as long as those of WEIGHT, in memory outside the FPGA, on devices that have it
-    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. It holds rows of
-    weights, or rows of parameters, each of which takes ``Config.param_chunks`` rows."""
+    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. A row of this memory is
+    a row of weights or a part of a row of parameters, which takes ``Config.param_chunks`` rows."""
 
 
 WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.OFFCHIP})
@@ -257,7 +259,8 @@ class Result(data.Struct):
 
 
 class DeviceStatus(data.Struct):
-    """Reply to STATUS: state of the device, and its counts of errors since the last reset."""
+    """Reply to STATUS: state of the device (a :class:`RunState`), and its counts of errors since
+    the last reset."""
 
     result: Result
     """Result of the run that ended last; undefined if none has ended since the last ABORT."""
@@ -332,8 +335,8 @@ class Level(data.Struct):
     address.
 
     The nest (:class:`hw.core.nest.LoopNest`) generates all memory addresses of a layer. When this
-    loop advances and all inner loops start again, each increment is added to its address, modulo
-    the width of the address. No field crosses a 32-bit word.
+    loop advances and all inner loops start again, each increment is added to its address, which
+    wraps at its width. No field crosses a 32-bit word.
     """
 
     source: signed(20)
@@ -353,8 +356,9 @@ class Level(data.Struct):
 
 
 N_PIECES = 4
-"""Number of pieces (:data:`hw.spec.PIECE_BITS`) per chunk of inputs in a descriptor. A device with
-shorter chunks uses the first ones."""
+"""Number of pieces of a chunk for which a descriptor has numbers. A chunk is the inputs that a bank
+reads in one cycle, a piece :data:`hw.spec.PIECE_BITS` of them. A device whose chunks have fewer
+pieces ignores the numbers of the others."""
 
 
 class Header(data.Struct):
@@ -374,10 +378,11 @@ class Header(data.Struct):
     """First shift of the leak (:class:`hw.spec.Leak`)."""
     identity: 16
     no_slot: 6
-    """Initial index of the place for membranes, always 0."""
+    """Index of the membrane slot (:attr:`hw.spec.Config.membrane_slots`) in the first iteration,
+    always 0."""
     n_levels: 4
-    """Number of levels (loops) that follow the header. Levels up to ``N_LEVELS`` that are missing
-    count as one iteration."""
+    """Number of levels (loops) that follow the header. The remaining levels, up to ``N_LEVELS`` in
+    total, have one iteration each."""
     leak: Leak
     output: 1
     """Whether this is the output layer: its logits are written to the results, and ``target``
@@ -387,16 +392,16 @@ class Header(data.Struct):
     computed."""
     pixels: 1
     """Whether the layer takes pixels. If it does, the first ``N_PLANES / banks`` iterations of the
-    level of timesteps process the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`), one per
-    bank; the highest plane is in bank 0 in the first iteration. The iterations after them are the
-    timesteps, all of which use the sum of the planes."""
+    level of timesteps process the bit-planes of a pixel map (:data:`hw.spec.N_PLANES`). Each bank
+    takes one plane per iteration; bank 0 takes the highest plane in the first iteration. The
+    remaining iterations are the timesteps, all of which use the sum of the planes."""
     reserved: 1
     weight: 20
     gate: Gate
     granule_rows: 2
-    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes): 3 if all bits
-    of a granule are inputs, less if only the lowest 1, 2 or 4 bits are inputs and the others always
-    0."""
+    """Base-2 logarithm of the number of rows of weights per granule (byte of spikes). It is 3 if
+    all 8 bits of a granule are inputs. It is 0, 1 or 2 if only the lowest 1, 2 or 4 bits are inputs
+    and the other bits are always 0."""
     reset: Reset
     leak_shift2: 4
     """Second shift of the leak, or 0 if it has only one. A device without
@@ -414,8 +419,9 @@ class Header(data.Struct):
     """Mask of the levels (loops) that go through a pooling window. The spikes of all their
     iterations are ORed."""
     tail_levels: 8
-    """Mask of the levels (loops) that go through groups of output channels. In their last iteration
-    (always, if there are none), the group has only ``tail_lanes`` channels."""
+    """Mask of the levels (loops) that go through groups of output channels. In their last
+    iteration, the group has only ``tail_lanes`` channels. A mask of 0 means that there is one
+    group, which has ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
     """Number of beats (cycles of ``fire_lanes`` neurons each) that the fire unit needs for a group
@@ -424,17 +430,18 @@ class Header(data.Struct):
     leak_shift3: 4
     """Third shift of the leak, or 0 if it has only two."""
     body_bits: data.ArrayLayout(8, N_PIECES)
-    """Number of inputs in each piece of a chunk, at most :data:`hw.spec.PIECE_BITS`; further bits
-    are ignored."""
+    """Number of inputs in each piece of a chunk (:data:`N_PIECES`), at most
+    :data:`hw.spec.PIECE_BITS`; the remaining bits of the piece are ignored."""
     tail_bits: data.ArrayLayout(8, N_PIECES)
     """The same as ``body_bits``, for the last chunk of a contiguous stretch of inputs. That chunk
     is read in the last iteration of level 0."""
     piece_rows: data.ArrayLayout(8, N_PIECES)
-    """Offset of each piece of a window of spikes, in rows of spike memory, from the address that
-    the piece would have in a contiguous window."""
+    """Offset of each piece of a chunk (:data:`N_PIECES`), in rows of spike memory, from the address
+    that the piece would have if all pieces were contiguous."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """For each piece (:data:`hw.spec.PIECE_BITS`) of the inputs that a bank reads in one cycle (a
-    chunk), the index of its first bit's row of weights, relative to that of the chunk."""
+    """Index of the row of weights for the first bit of each piece, relative to the row for the
+    first bit of the chunk. A chunk is the inputs that a bank reads in one cycle; a piece is
+    :data:`hw.spec.PIECE_BITS` of them."""
 
 
 class Descriptor(data.Struct):
@@ -573,10 +580,10 @@ def opcodes(config: Config) -> tuple[Opcode, ...]:
 def pack_zeros(rows: bytes) -> bytes:
     """Return the packed form of rows, in which bytes of zero cost little.
 
-    The rows are cut into blocks of 64 bytes, and each block into groups of :data:`GROUP_BYTES`. A
-    block begins with a byte whose bit ``i`` says that group ``i`` has a byte that is not 0. For
-    each such group, in order, follow a byte whose bit ``j`` says that byte ``j`` of the group is
-    not 0, and then these bytes. The last block may be shorter.
+    The rows are cut into blocks of :data:`BLOCK_BYTES` (64) bytes, and each block into groups of
+    :data:`GROUP_BYTES` (8). A block begins with a byte whose bit ``i`` says that group ``i`` has a
+    byte that is not 0. For each such group, in order, follow a byte whose bit ``j`` says that byte
+    ``j`` of the group is not 0, and then the bytes that are not 0. The last block may be shorter.
 
     >>> pack_zeros(bytes(64) + bytes([0, 0, 5, 0, 6])).hex(" ")
     '00 01 14 05 06'
@@ -606,7 +613,8 @@ def _extended_fields() -> list[str]:
 
 
 def _used_extension(config: Config) -> dict[str, int]:
-    """Return the fields of :class:`Extension`, and their widths, up to the last one that is not 0.
+    """Return the widths in bits, by name, of the fields of :class:`Extension` up to the last one
+    that is not 0.
 
     The rest of the structure counts as reserved. So a new field at the end does not change the hash
     of a device that does not use it.
@@ -619,8 +627,8 @@ def _used_extension(config: Config) -> dict[str, int]:
 
 
 def _describe(layout: object) -> object:
-    """Return a layout or an enumeration as nested dictionaries, lists and numbers, for
-    :func:`spec_hash`.
+    """Return a layout or an enumeration as nested dictionaries, lists and numbers, which
+    :func:`spec_hash` can hash as JSON.
     """
     if isinstance(layout, type) and issubclass(layout, enum.Enum):
         return {member.name: member.value for member in layout}

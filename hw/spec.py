@@ -1,7 +1,11 @@
 """Configuration and latencies of the gateware, and the exact integer arithmetic of a neuron.
 
-Everything that the model, the exporter, the gateware and the driver must agree on is defined
-either here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
+Everything that the model, the exporter, the gateware and the driver must agree on is defined either
+here (numbers) or in :mod:`hw.protocol` (bytes), and nowhere else.
+
+The core consists of *banks*, each with the spikes and the weights of some of the input channels. A
+*job* is the work on one output position, one group of output channels and one timestep. A *chunk*
+is the input spikes of a job that a bank reads in one cycle.
 
 Integer semantics, for one neuron at one timestep (all values are exact integers)::
 
@@ -38,70 +42,71 @@ GRANULE_BITS = 8
 """Number of bits in a granule, which is the unit in which spike memory is written and addressed."""
 
 PIECE_BITS = 16
-"""Number of bits in a piece. A chunk (the inputs that a bank reads in one cycle) consists of
-pieces, which may come from different rows of a feature map."""
+"""Number of bits in a piece. The input spikes that a bank reads in one cycle, a chunk, consist of
+pieces. The pieces of a chunk may come from different rows of a feature map."""
 
 PARAM_BITS = 16
 """Width in bits of a bias and of a threshold, which are signed."""
 
 OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS = 20, 16
-"""Width of the address of a row of weights, and of a row of parameters, on a device with memory
-outside the FPGA. An address with its highest bit set is that of a row outside the FPGA. These are
-the widths of the addresses in a layer's descriptor."""
+"""Widths in bits of two addresses: that of a row of weights, and that of a row of parameters, on a
+device with memory outside the FPGA. The highest bit of an address is set if the row is outside the
+FPGA. The addresses in the descriptors of layers have these widths on every device."""
 
 OFFCHIP_WEIGHT, OFFCHIP_PARAM = 1 << (OFFCHIP_WEIGHT_BITS - 1), 1 << (OFFCHIP_PARAM_BITS - 1)
-"""Highest bit of an address of a row of weights or of parameters; it is set if the row is outside
-the FPGA. It is also the largest number of rows on the FPGA, and of rows outside, that addresses can
-distinguish."""
+"""Masks of the highest bit in two addresses: that of a row of weights, and that of a row of
+parameters. The bit is set if the row is outside the FPGA. The lower bits can distinguish as many
+rows as the value of the mask, both inside and outside the FPGA."""
 
 N_PLANES = 8
-"""Number of bit-planes of a pixel; the highest is processed first."""
+"""Number of bits of a pixel. One bit of every pixel of an image makes a bit-plane, which is a map
+of binary inputs. The plane of the highest bit is processed first."""
 
 SPIKE_LATENCY = 6
 """Number of cycles from an address of spike memory until the window of spikes at that address
 arrives."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
-"""Number of cycles from a slot (one cycle's read of spike memory) until it is known whether the
-inputs that were read (a chunk) include a spike. A chunk with a spike goes to a queue when the next
-one is known; the last chunk of an output position goes there one cycle later."""
+"""Number of cycles from a read of spike memory (a slot) until it is known whether the chunk that
+was read contains a spike. The chunk is then held back until it is known whether it is the last one
+of its job with a spike (:class:`hw.core.fetch.Merger`)."""
 
 CHUNK_DEPTH = 32
-"""Number of chunks (inputs that a bank reads in one cycle) with a spike that the queue between
-fetch unit and scanner holds."""
+"""Depth of the queue between a bank's fetch unit and its scanner, in chunks. A chunk is the input
+spikes that a bank reads in one cycle."""
 
 IDENTITY_DEPTH = 64
-"""Number of jobs whose identity spikes a bank holds, if all its weights are on the FPGA
-(:attr:`Config.identity_depth`). A job is one output position, group of output channels and
-timestep; its identity spikes are those of the residual block's shortcut."""
+"""Depth of a bank's queue of identity spikes (those of a residual block's shortcut), in jobs, on a
+device without memory outside the FPGA (:attr:`Config.identity_depth`). A job is one output
+position, group of output channels and timestep."""
 
 JOB_DEPTH = 64
-"""Number of jobs that the queue in front of the fire unit holds. A job is one output position,
-group of output channels and timestep."""
+"""Depth of the queue in front of the fire unit, in jobs. A job is one output position, group of
+output channels and timestep."""
 
 JOB_ROOM = JOB_DEPTH - 3
-"""Largest number of waiting jobs (output positions, channel groups and timesteps) with which banks
-still read inputs of further jobs. The margin to :data:`JOB_DEPTH` is for jobs that join the queue
+"""Largest number of jobs in the queue in front of the fire unit at which the banks still read
+inputs of further jobs. It is less than :data:`JOB_DEPTH`, because a few jobs still join the queue
 before reading stops."""
 
 ROOM_LATENCY = 2
-"""Number of cycles from a change of a queue's level until it allows or forbids reads of spike
-memory."""
+"""Number of cycles from a change of a queue's level (its number of entries) until reads of spike
+memory are allowed or stopped accordingly. Banks read only while their queues have room."""
 
 QUEUE_LATENCY = 2
 """Number of cycles from writing an entry to an empty queue until the entry can be read."""
 
 LANES_LATENCY = 7
-"""Number of cycles from the last active input of an output position in the scanner until its sums
-are available to the fire unit."""
+"""Number of cycles from the last active input of a job in the scanner until the job's sums are
+available to the fire unit."""
 
 FIRE_LATENCY = 4
-"""Number of cycles that the fire unit needs for new membranes: from the cycle before parameters and
-sums arrive until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
+"""Number of cycles from stage B0 of the fire unit's pipeline, the cycle before parameters and sums
+arrive, until the new membranes can be read (:class:`hw.core.fire.FireUnit`)."""
 
 SUMS_IN_FLIGHT = 5
-"""Number of jobs (output positions, channel groups and timesteps) that may still end, one per
-cycle, after the queue of sums has told the scanner to stop."""
+"""Largest number of jobs that may still leave the scanner, one per cycle, after the queue of sums
+has told it to stop. The queue keeps places free for their sums."""
 
 
 class SpecError(ValueError):
@@ -112,8 +117,8 @@ class SpecError(ValueError):
 class Gate(enum.IntEnum):
     """Gate that combines the spike ``s`` of a residual block with the spike ``o`` of its shortcut.
 
-    All results are 0 or 1. The other gates have their usual meaning; ``IAND`` is ``o * (1 - s)``,
-    as in Chen et al., arXiv 2301.11929.
+    The output is 0 or 1. ``NONE`` passes ``s`` on; ``AND``, ``OR`` and ``XOR`` have their usual
+    meaning; ``IAND`` is ``o * (1 - s)``, as in Chen et al., arXiv 2301.11929.
     """
 
     NONE = 0
@@ -205,7 +210,8 @@ def valid_shifts(shifts: Sequence[int]) -> bool:
 
 
 def leak_shifts(n_shifts: int = N_LEAK_SHIFTS) -> list[tuple[int, ...]]:
-    """Return all shifts that a leak other than ``NONE`` may have, up to ``n_shifts`` of them."""
+    """Return the shifts of all possible leaks other than ``NONE``: all tuples of 1 to ``n_shifts``
+    increasing shifts, in bits."""
     return [
         shifts
         for n in range(1, n_shifts + 1)
@@ -342,9 +348,9 @@ class Config:
 
     The core has ``banks`` banks, each with the spikes and the weights of its own input channels. A
     bank's weight memory has ``weight_depth`` rows; each holds ``lanes`` weights, or a part of the
-    layers' descriptors. Its spike memory holds ``spike_bytes`` bytes. The banks share parameter
-    memory, which has ``param_depth`` rows of ``fire_lanes`` (bias, threshold) pairs; its last rows
-    hold results and counters instead.
+    descriptors, which tell the core how to run the layers. A bank's spike memory holds
+    ``spike_bytes`` bytes. The banks share parameter memory, which has ``param_depth`` rows of
+    ``fire_lanes`` (bias, threshold) pairs; its last rows hold results and counters instead.
     """
 
     name: str = "sim"
@@ -379,16 +385,17 @@ class Config:
     """1 if the device takes rows in packed form, in which zeros cost little
     (:func:`hw.protocol.pack_zeros`); 0 leaves that logic out."""
     membrane_slots: int = 32
-    """Number of output positions (or groups of channels) that can be computed in turn, with their
-    membranes kept on the FPGA. One such place for membranes is a slot."""
+    """Number of membrane slots. A slot stores the membranes of one output position and group of
+    output channels, so that the timesteps of several positions or groups can be computed in turns.
+    """
     count_bits: int = 12
     """Width in bits of a loop counter: each of the nested loops has at most ``1 << count_bits``
     iterations.
     """
     sum_queue: int = 16
     """Number of jobs whose sums may wait in a bank for the fire unit. A job is one output position,
-    group of channels and timestep. With 0, which is only possible with a single bank, one job's
-    sums are kept, and the accumulators stall until the fire unit takes them."""
+    group of channels and timestep. The value 0, possible only with a single bank, means that there
+    is no queue: the accumulators then stall until the fire unit takes a job's sums."""
     max_layers: int = 32
     """Largest number of layers of a network; each has counters in parameter memory."""
     result_rows: int = 16
@@ -396,8 +403,8 @@ class Config:
     pixels: int = 1
     """1 if layers may read pixels (as bit-planes) instead of spikes; 0 omits the logic for this."""
     rx_buffer_bytes: int = 2048
-    """Number of bytes that the device can buffer while it is busy. The driver never has more
-    unanswered bytes of requests than this.
+    """Number of bytes that the device can buffer while it is busy. The driver never sends more
+    bytes of requests than this ahead of their replies.
     """
     max_payload_bytes: int = 512
     """Longest payload of a frame in either direction."""
@@ -511,14 +518,14 @@ class Config:
         )
 
     def chunk_room(self, bank: int) -> int:
-        """Return the number of chunks in a bank's queue up to which the bank still fetches further
-        ones.
+        """Return the largest number of chunks in a bank's queue at which the bank still reads more.
 
-        A chunk is the input spikes that a bank reads in one cycle (:mod:`hw.core.fetch`). The
-        number is less than :data:`CHUNK_DEPTH`, because some chunks still arrive after the bank has
-        asked to stop: those in the pipeline of the fetch unit, the one that it holds back, and
-        those read before the request takes effect. The request takes ``bank`` cycles to bank 0, and
-        the commands to read take as many from there to this bank.
+        ``bank`` is the number of the bank, from 0. A chunk is the input spikes that a bank reads in
+        one cycle (:mod:`hw.core.fetch`). The result is less than :data:`CHUNK_DEPTH`, because some
+        chunks still arrive after the bank has asked to stop. These are the chunks in the pipeline
+        of the fetch unit, the chunk that it holds back, and the chunks that are read before the
+        request takes effect. The request takes ``bank`` cycles to reach bank 0, where reads are
+        issued, and a read takes as many cycles from there to this bank.
         """
         return CHUNK_DEPTH - FETCH_LATENCY - 5 - 2 * bank
 
@@ -565,11 +572,11 @@ class Config:
     def param_latency(self) -> int:
         """Number of cycles from a request for a row of parameter memory until the row arrives.
 
-        A request for the sums of weights takes as long. The latency is one cycle without a queue of
-        sums (:attr:`sum_queue` is 0). Devices with such a queue are large, and have registers
-        before and after the memory, which makes three cycles. With several banks
-        (:mod:`hw.core.banks`), the sums are added up from one bank to the next, which takes further
-        cycles. Parameters are delayed to arrive together with the sums.
+        A request for the sums of a job takes as long. On small devices, which have no queue of sums
+        (:attr:`sum_queue` is 0), the latency is one cycle. Other devices have registers before and
+        after the memory, which makes three cycles. With several banks (:mod:`hw.core.banks`), the
+        sums are added up from one bank to the next, which takes further cycles; the parameters are
+        then delayed to arrive together with the sums.
         """
         if not self.sum_queue:
             return 1
@@ -577,22 +584,23 @@ class Config:
 
     @property
     def layer_cycles(self) -> int:
-        """Number of cycles that a layer takes in addition to those for its neurons and for loading
+        """Number of cycles that every layer takes in addition to those for its jobs and for loading
         its descriptor.
 
-        It is the same for every layer. A descriptor (:class:`hw.protocol.Descriptor`) takes a cycle
-        for each of its words.
+        They go into filling and draining the pipeline. Loading a descriptor
+        (:class:`hw.protocol.Descriptor`) takes a cycle for each of its words.
         """
         return 15 if self.banks == 1 else 15 + 2 * self.banks
 
     @property
     def identity_depth(self) -> int:
-        """Number of jobs whose identity spikes (those of a residual block's shortcut) a bank holds.
+        """Depth of a bank's queue of identity spikes (those of a residual block's shortcut), in
+        jobs.
 
-        A job is one output position, channel group and timestep. The number is larger than that of
-        jobs that can be in progress in a bank, after their inputs have been read and before their
-        weights have been added. Weights from outside the FPGA arrive later, so that more jobs are
-        then in progress.
+        A job is one output position, channel group and timestep. Its identity spikes wait from the
+        time its inputs are read until its weights have been added up. Fewer jobs than this are ever
+        in between, so the queue cannot overflow. Weights from outside the FPGA arrive later, so
+        that more jobs are in between.
         """
         return IDENTITY_DEPTH << (self.offchip_depth > 0)
 
@@ -617,7 +625,8 @@ class Config:
 
     @property
     def page_rows(self) -> int:
-        """Number of rows of a page: the part of parameter memory for a run's results and counters.
+        """Number of rows of a page: the part of parameter memory for the results and counters of
+        one run (an inference).
 
         It is rounded up to a power of two. Parameter memory ends with two pages: one for the run
         that has ended, one for the run in progress.
@@ -635,9 +644,10 @@ class Config:
 
         Weight memory keeps its number of bits. On a device with a queue of sums, its number of rows
         changes. On a small device, which has no such queue, a row keeps its number of bits and the
-        number of lanes changes instead: the memory ports are too narrow for a longer row, and a
-        shorter one could not hold a 32-bit word of a descriptor. Accumulators become wider or
-        narrower by as many bits as weights do, but not wider than ``membrane_bits``.
+        number of lanes changes instead. The reason is that the memory ports are too narrow for a
+        longer row, and a shorter row could not contain a 32-bit word of a descriptor. Accumulators
+        become wider or narrower by as many bits as weights do, but not wider than
+        ``membrane_bits``.
         """
         sum_bits = min(self.sum_bits + weight_bits - self.weight_bits, self.membrane_bits)
         if not self.sum_queue:

@@ -11,7 +11,8 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a message about an unknown name: the known one that is most like it.
+    """Return a hint, for a message about an unknown name, with the known name that is most like it;
+    an empty text if no known name is similar.
 
     >>> did_you_mean("icebraker", ["icebreaker", "ulx3s-85f"])
     "did you mean 'icebreaker'? "

@@ -1,4 +1,4 @@
-"""The whole device: link and core, connected to the outside by two serial pins."""
+"""The whole device: the core, and the link between the core and the host's serial line."""
 
 from amaranth import Module
 from amaranth.lib import wiring

@@ -78,9 +78,9 @@ class Board:
     part: str = ""
     """Name of the FPGA in the vendor's tool."""
     luts: int | None = None
-    """Number of LUTs (Xilinx) or ALMs (Intel) of the FPGA, if the file says so."""
+    """Number of LUTs (Xilinx) or ALMs (Intel) of the FPGA; None if the file does not say."""
     block_ram_kbit: int | None = None
-    """Total size of the FPGA's block RAM in units of 1,024 bits, if the file says so."""
+    """Total size of the FPGA's block RAM in units of 1,024 bits; None if the file does not say."""
     clock_hz: int
     """Frequency in Hz at the clock pin. If it is not ``config.clk_hz``, the top module that is
     written for the board contains a PLL."""
@@ -131,7 +131,9 @@ def load(path: Path, base: Config | None = None) -> Board:
 
     Parameters
     ----------
-    base : configuration that the table ``[core]`` changes; by default that of :class:`Config`.
+    base : configuration that the table ``[core]`` changes. None means the default values of
+        :class:`Config`, except that ``baud`` is :data:`hw.protocol.DEFAULT_BAUD`, and ``clk_hz`` is
+        the frequency at the clock pin if the file gives it.
 
     Raises
     ------
@@ -237,8 +239,8 @@ class _Table:
     ) -> str | None:
         """Return the text of a key, or None if the file does not have the key.
 
-        ``pattern`` must match the whole text; ``accepted`` describes it in the message of the
-        error.
+        ``pattern`` must match the whole text; ``accepted`` says in the error message which texts
+        match it.
         """
         value = self._values.get(key)
         if value is None:
@@ -326,13 +328,14 @@ def _config(name: str, core: _Table, clock: _Table, base: Config | None) -> tupl
 
 
 def _check_pins(board: Board) -> None:
-    """Check that a board has every pin that its tool needs, and that no pin is used twice.
+    """Check that a board file has everything that the board's tool needs, and that no pin is used
+    twice.
 
     Raises
     ------
     SpecError
-        A pin is missing or used twice. Or no tool is given, but the core's clock needs a PLL, for
-        which the tool must be known.
+        A pin, the part or the I/O standard is missing, or a pin is used twice. Or no tool is given,
+        but the core's clock needs a PLL, for which the tool must be known.
     """
     if board.tool is None:
         if board.clock_hz != board.config.clk_hz:

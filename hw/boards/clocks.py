@@ -30,7 +30,8 @@ an iCE40 reads as zero for the first 3 us, see Amaranth's
 ``LatticeICE40Platform.create_missing_domain``."""
 
 USB_IO_HZ, USB_HZ = 48_000_000, 12_000_000
-"""Clocks of a full-speed USB device: four samples of each bit, and the rate of the bits."""
+"""Frequencies of the two clocks of a full-speed USB device: the first samples each bit four times,
+the second is the rate of the bits."""
 
 
 class Clocks(Elaboratable):
@@ -99,8 +100,8 @@ class UsbClocks(Elaboratable):
     """Drive the clock domains of :class:`hw.usb.serial_port.UsbSerialPort` on an ECP5.
 
     They are ``usb_io`` of 48 MHz and ``usb`` of 12 MHz. Both come from a second PLL, whose input is
-    the clock of ``sync``: no PLL of an ECP5 can make 48 MHz from 25 MHz within its ranges. They are
-    in reset while ``sync`` is, and until that PLL has locked.
+    the clock of ``sync``: no PLL of an ECP5 can make 48 MHz from 25 MHz within its ranges. Both
+    domains are in reset while ``sync`` is in reset, and until the second PLL has locked.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ class UsbClocks(Elaboratable):
     Raises
     ------
     SpecError
-        The PLL cannot make 48 MHz from it.
+        The PLL cannot make 48 MHz from ``clk_hz``.
     """
 
     def __init__(self, clk_hz: int):
@@ -135,7 +136,10 @@ class UsbClocks(Elaboratable):
 def pll(clk_hz: int, platform: Platform) -> Callable[..., Instance]:
     """Return a function that instantiates the device's PLL for an output of ``clk_hz``.
 
-    The arguments of that function are the input clock, the output clock and the lock signal.
+    The arguments of that function are the input clock, the output clock and the lock signal. On
+    ECP5 and Gowin devices, a further argument is ``late``, a second output clock and its phase
+    (:class:`Clocks`). On an iCE40, it is ``pad``: whether the input clock arrives on the PLL's own
+    pad.
 
     Raises
     ------
@@ -158,10 +162,17 @@ def _ecp5_instance(
     late: tuple[Value, float] | None = None,
     slow: tuple[Value, int] | None = None,
 ) -> Instance:
-    """Return an ECP5's PLL with the clock input ``i``, the output ``o`` and the lock signal.
+    """Return an ECP5's PLL, which makes the clock ``o`` from the clock ``i``.
 
-    A second output has the same frequency and a phase (``late``, see :class:`Clocks`) or a
-    frequency that is lower by an integer factor (``slow``).
+    The PLL may have a second output, for which either ``late`` or ``slow`` is given.
+
+    Parameters
+    ----------
+    locked : signal that the PLL sets high when it has locked.
+    late : (clock, phase) of a second output with the frequency of ``o``, delayed against ``o`` by
+        ``phase`` of a period.
+    slow : (clock, factor) of a second output whose frequency is that of ``o`` divided by
+        ``factor``, an integer.
     """
     feedback = Signal()
     second = {}

@@ -14,8 +14,9 @@ width, with the same number of bits of weight memory. The ULX3S-85F has several 
 banks and 4-bit weights; ``ulx3s-85f-usb`` is ``ulx3s-85f-wide`` with a second serial port, on the
 connector US2.
 
-Boards whose bitstream a vendor's tool makes have board files instead (:mod:`hw.boards.board_file`):
-those that come with Spikefold are known by their names, others by the paths of their files.
+Boards whose bitstream is made by a vendor's tool have board files instead
+(:mod:`hw.boards.board_file`). Boards whose files come with Spikefold are known by their names,
+other boards by the paths of their files.
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ def load_board(name: str, base: Config | None = None) -> Board:
 
     Parameters
     ----------
-    name : path of the file, which ends with ``.toml``, or name of a shipped board file
-        (``SHIPPED``).
+    name : path of the file, which ends with ``.toml``, or name of a board whose file comes with
+        Spikefold (:data:`hw.boards.board_file.SHIPPED`).
     base : configuration that the file changes, see :func:`hw.boards.board_file.load`.
 
     Raises
@@ -192,12 +193,12 @@ def config_by_name(name: str) -> Config:
 
 
 def sdram_of(config: Config) -> SdramChip:
-    """Return the SDRAM chip of a board.
+    """Return the SDRAM chip of the board with the configuration ``config``.
 
     Raises
     ------
     SpecError
-        The board has none.
+        The board has no SDRAM.
     """
     chip = CHIPS.get(config.name.partition("-")[0])
     if chip is not None:
@@ -211,10 +212,10 @@ def has_usb(config: Config) -> bool:
 
 
 def is_known(config: Config) -> bool:
-    """Return whether :func:`config_by_name` knows the name of a configuration, whatever its weight
-    width.
+    """Return whether :func:`config_by_name` knows the board of a configuration, for any width of
+    weights.
 
-    It does not know the name of a user's board file.
+    It does not know the boards of a user's own board files.
     """
     return config.name in CONFIGS or config.name in SHIPPED
 
@@ -222,8 +223,8 @@ def is_known(config: Config) -> bool:
 def board_name(config: Config) -> str:
     """Return the name of a configuration, for example ``"ulx3s-85f"`` or ``"ulx3s-85f/w4"``.
 
-    :func:`config_by_name` finds the configuration by this name, unless it is that of a user's board
-    file.
+    :func:`config_by_name` finds the configuration by this name, unless the configuration is that of
+    a user's board file.
     """
     if config.name in SHIPPED:
         usual = load_board(config.name).config

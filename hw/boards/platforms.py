@@ -39,9 +39,9 @@ from hw.usb.serial_port import UsbSerialPort
 class ColorlightI5Platform(LatticeECP5Platform):
     """Colorlight i5 v7.0 on its extension board, whose USB bridge has a serial port.
 
-    Pins from github.com/wuxx/Colorlight-FPGA-Projects; those of the SDRAM were found by Sylvain
-    Munaut and are also those of litex-boards. The SDRAM is always selected and clocked, and its
-    byte masks are always low.
+    The pins are from github.com/wuxx/Colorlight-FPGA-Projects. Those of the SDRAM were found by
+    Sylvain Munaut; litex-boards has the same. The board always selects and clocks the SDRAM, and
+    its byte masks are always low.
     """
 
     device = "LFE5U-25F"
@@ -72,8 +72,8 @@ class TangNano20kPlatform(GowinPlatform):
     """Sipeed Tang Nano 20K, with pins from its schematic (Tang_Nano_20K_3921).
 
     The SDRAM is a second die in the FPGA's package. It is connected to pads of the FPGA that have
-    no package pin, and so are named by their positions on the FPGA (``IOR11B``), as listed in
-    Project Apicula's database (``sip_cst`` of the GW2A-18C).
+    no package pin. They are named by their positions on the FPGA (``IOR11B``), as in Project
+    Apicula's database (``sip_cst`` of the GW2A-18C).
     """
 
     part = "GW2AR-LV18QN88C8/I7"
@@ -129,14 +129,14 @@ OPEN_FPGA_LOADER = "openFPGALoader"
 def _loader(board: str, *, sram: bool = True, unprotect: bool = False) -> Programmer:
     """Return the :class:`Programmer` for openFPGALoader, which calls the board ``board``.
 
-    The options always say which memory to write, because without that openFPGALoader writes SRAM on
-    some boards and flash on others. They work with its versions 0.10 (Debian 12) to 1.1.
+    The options always say which memory to write, because otherwise openFPGALoader writes SRAM on
+    some boards and flash on others. The options work with its versions 0.10 (Debian 12) to 1.1.
 
     Parameters
     ----------
-    sram : the board can be programmed without its flash.
-    unprotect : the board is delivered with a write-protected flash, so the protection must be
-        removed.
+    sram : whether the board can be programmed without writing its flash.
+    unprotect : whether the board is delivered with a write-protected flash, so that the protection
+        must be removed.
     """
     protection = ("--unprotect-flash",) if unprotect else ()
     return Programmer(
@@ -163,9 +163,9 @@ class Target:
     programmers: tuple[Programmer, ...]
     """Programs that put a bitstream onto the board; the preferred one first."""
     idle: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
-    """Level of pins that the design does not use, by resource and subsignal: 1 active, 0 inactive,
-    None for a pin that is not driven, but has a pull-up. Without an entry an ECP5 pulls an unused
-    pin down."""
+    """Level of pins that the design does not use, by resource and subsignal: 1 is active, 0 is
+    inactive, and None leaves the pin to its pull-up, without driving it. An ECP5 pulls an unused
+    pin without an entry down."""
 
 
 def _ulx3s(platform: type[Platform], n_block_rams: int) -> Target:
@@ -233,7 +233,7 @@ TARGETS: dict[str, Target] = {
 
 
 def target(name: str) -> Target:
-    """Return the platform of a board and what else its tools need, as a :class:`Target`.
+    """Return the :class:`Target` of a board: its platform, and what else its tools need.
 
     Parameters
     ----------
@@ -243,8 +243,8 @@ def target(name: str) -> Target:
     Raises
     ------
     SpecError
-        The board is unknown; or it is the virtual board, which has no bitstream; or a vendor's
-        tool makes its bitstream (:mod:`hw.tools.portable`).
+        The board is unknown; or it is the virtual board, which has no bitstream; or its bitstream
+        is made by a vendor's tool (:mod:`hw.tools.portable`).
     """
     board = name.partition("/")[0]
     if board not in TARGETS or name.endswith(SUFFIX):
@@ -272,9 +272,9 @@ def check_device(config: Config, platform: Platform) -> None:
 
 
 def _set_pull(resource: Resource, names: Container[str], mode: str) -> None:
-    """Set the resistor in an ECP5's pins that are the subsignals ``names`` of a resource.
+    """Set the pull resistors of an ECP5's pins that are the subsignals ``names`` of a resource.
 
-    ``mode`` is ``UP`` or ``NONE``; without a setting, it pulls the pin down.
+    ``mode`` is ``UP`` or ``NONE``. Without a setting, the resistor pulls the pin down.
     """
     for subsignal in resource.ios:
         if subsignal.name in names:

@@ -40,6 +40,8 @@ class Ice40Pll:
     The frequencies are::
 
         vco = input / (divr + 1) * (divf + 1)       output = vco / 2**divq
+
+    ``filter_range`` sets the loop filter; it depends on the frequency at the phase detector.
     """
 
     divr: int

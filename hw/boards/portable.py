@@ -1,4 +1,4 @@
-"""The whole device as a component without parts of a certain FPGA vendor, for any FPGA."""
+"""The whole device as a component for any FPGA: no part of it is specific to a vendor."""
 
 from amaranth import ClockDomain, ClockSignal, Module
 from amaranth.lib import wiring
@@ -19,8 +19,8 @@ class PortableTop(wiring.Component):
     Members
     -------
     clk : clock of ``config.clk_hz``.
-    rst : reset, active high. It may change at any time, and is also meant for the inverted "locked"
-        of a PLL. After it, and after power-on, the device stays in reset for
+    rst : reset, active high. It may change at any time; the inverted "locked" signal of a PLL may
+        be part of it. When ``rst`` has fallen, and after power-on, the device stays in reset for
         :data:`hw.boards.clocks.RESET_SECONDS`.
     rx, tx, activity : see :class:`hw.top.Top`.
     """

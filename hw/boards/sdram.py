@@ -3,9 +3,9 @@
 All pins have registers in the device's I/O cells, so their timing does not depend on placement. The
 chip's clock comes out of such a cell, too, but rises :data:`CLOCK_PHASE` of a period later than the
 pins change. With a period of T, the chip then sees its pins change 3/4 T before and 1/4 T after its
-rising edge. The data that it sends are valid from 5.4 ns after that edge (t_AC) until 3 ns after
-the next one (t_OH); they are sampled 5/4 T after the edge, less about 4 ns for the delays of both
-cells. This leaves several nanoseconds on both sides at 60 to 75 MHz.
+rising edge. The data that the chip sends are valid from 5.4 ns after a rising edge (t_AC) until 3
+ns after the next one (t_OH). They are sampled 5/4 T after the first of these edges, less about 4 ns
+for the delays of both cells. This leaves several nanoseconds on both sides at 60 to 75 MHz.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ clock."""
 FIXED = ("clk_en", "cs", "dqm")
 """Pins of a chip that a board may have wired to a fixed level."""
 READ_LATENCY = 2
-"""Number of cycles by which registers in the I/O cells delay commands to the chip and data from it,
-together."""
+"""Total number of cycles by which registers in the I/O cells delay a command on its way to the chip
+and the data on their way back."""
 
 
 def sdram_memory(config: Config) -> SdramMemory | None:

@@ -35,7 +35,8 @@ class Bridge:
     boards: tuple[str, ...]
     """Names of the boards that have this bridge."""
     product: str | None = None
-    """Name that the device gives itself, if its IDs are not its own; None means any."""
+    """Product name that a device must report to count as this bridge, because other devices have
+    the same IDs; None means any name."""
 
 
 BRIDGES = (
@@ -65,7 +66,7 @@ BRIDGES = (
 
 
 def interface_of(location: str | None) -> int | None:
-    """Return the number of a port's USB interface, or None if the operating system does not say it.
+    """Return the number of a port's USB interface, or None if ``location`` does not contain it.
 
     Parameters
     ----------
@@ -85,7 +86,8 @@ def bridge_of(
 
     ``vid`` and ``pid`` are the port's USB vendor and product ID, ``product`` is the name that the
     device gives itself. If the bridge has several USB interfaces, the port must be the one with the
-    serial line. What the operating system does not say is accepted.
+    serial line. If the operating system does not say the location or the product, these are not
+    compared.
     """
     interface = interface_of(location)
     for bridge in BRIDGES:

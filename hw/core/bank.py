@@ -23,16 +23,17 @@ from hw.core.weights import WeightMemory, row_write_layout, word_layout
 from hw.spec import Config
 
 READS = data.StructLayout({"real": 1, "tail": 1})
-"""Number of rows of weights, 0 or 1, that a bank reads in a cycle. ``real`` counts those for full
-groups of output channels, ``tail`` those for the last group, which may have fewer than ``lanes``
-channels."""
+"""Layout of the number of rows of weights, 0 or 1, that a bank reads in a cycle. ``tail`` is the
+number for the last group of output channels, which may have fewer than ``lanes`` channels; ``real``
+is the number for all other groups."""
 
 
 class Bank(wiring.Component):
     """Add up the weights of each job's active inputs (spikes) among one bank's channels.
 
     A *job* is one output position, group of ``lanes`` output channels and timestep. A *chunk* is
-    its inputs that the bank reads in one cycle; a *slot* is one cycle's read of spike memory. ::
+    the inputs of a job that the bank reads in one cycle; a *slot* is one cycle's read of spike
+    memory. ::
 
         slot -> Fetch -> Scanner -> WeightMemory -> Lanes -> SumQueue -> sums
                  |  ^
@@ -56,7 +57,7 @@ class Bank(wiring.Component):
         granule (byte) of spike memory. At most one arrives per cycle.
     complete : high for one cycle per job, when the job's sums have become complete. It is driven
         only if ``sum_queue > 0`` (:class:`hw.spec.Config`).
-    sums : sums of the jobs, in order, beat by beat (:mod:`hw.core.sums`).
+    sums : sums of the jobs, in order, ``fire_lanes`` at a time (:mod:`hw.core.sums`).
     reads : whether a row of weights is read in this cycle, for the counters; see :data:`READS`.
     offchip : the bank's part of the memory outside the FPGA, on devices that have it.
     aborted : while high, all jobs in progress are dropped.
@@ -147,8 +148,8 @@ class Bank(wiring.Component):
         An event is one active input, which needs one row of weights. The row is in the bank's
         weight memory or in memory outside the FPGA.
 
-        Return whether the scanner may emit further events. :class:`hw.core.sums.SumRegister` sets
-        no limit here: while it cannot take sums, events wait in front of it.
+        Return whether the scanner may emit further events. :class:`hw.core.sums.SumRegister` needs
+        no such limit, because it stalls the events on their way to it while it cannot take sums.
         """
         room = sums.room if isinstance(sums, SumQueue) else Const(1)
         if not self._config.offchip_depth:

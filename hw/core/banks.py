@@ -2,8 +2,8 @@
 
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
 timestep (:class:`hw.core.core.Core`). Its *sums* are one number for each of the ``lanes`` channels.
-A *beat* is ``fire_lanes`` of them, which the fire unit takes in one cycle. A *slot* is one cycle's
-read of spike memory (:class:`hw.core.walk.Walk`).
+A *beat* is ``fire_lanes`` of these sums, which the fire unit takes in one cycle. A *slot* is one
+cycle's read of spike memory (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, ResetInserter, Signal, Value
@@ -25,7 +25,7 @@ def spikes_layout(config: Config) -> data.StructLayout:
     """Return the layout of a write of spikes to several banks.
 
     Each bank whose bit in ``banks`` is set stores ``count`` granules (bytes of spikes), the first
-    at address ``granule``. ``bits`` has one spike per lane; that of lane ``l`` goes to bank
+    at address ``granule``. ``bits`` has one spike per lane; the spike of lane ``l`` goes to bank
     ``l % config.banks``.
     """
     return data.StructLayout(
@@ -84,9 +84,9 @@ class Banks(wiring.Component):
     Bank 0 gets the slots (one cycle's read of spike memory each, :class:`hw.core.walk.Walk`),
     writes and requests to read; each bank hands them on to the next, one cycle later. So signals
     only run between neighbours, never across the whole device. A beat (``fire_lanes`` sums of a
-    job) passes along the chain, and each bank adds its own sums. Whether all banks have room for
-    another chunk, the inputs that a bank reads in one cycle, is handed on in the opposite
-    direction. ::
+    job) passes along the chain, and each bank adds its own sums. The signal ``room`` passes along
+    the chain in the opposite direction; it says whether all banks have room for another chunk (the
+    inputs that a bank reads in one cycle). ::
 
         slot, writes, requests -> bank 0 ------> bank 1 ------> bank 2 ...
                                     |  beat n      |  beat n      |
@@ -102,9 +102,9 @@ class Banks(wiring.Component):
     read : words of weight memory and granules of spike memory that were read, in the order in which
         they were asked for.
     sums : for each job, in order, its sums over all banks.
-    n_real, n_tail : numbers of rows of weights read in a cycle by all banks together, for full
-        groups of output channels and for the last group, which may have fewer than ``lanes``
-        channels.
+    n_real, n_tail : numbers of rows of weights that all banks together read in a cycle. ``n_tail``
+        is the number for the last group of output channels, which may have fewer than ``lanes``
+        channels; ``n_real`` is the number for all other groups.
     offchip : the banks' parts of the memory outside the FPGA, on devices that have it.
     aborted : while high, everything that is under way is dropped.
     """
@@ -207,7 +207,7 @@ class Banks(wiring.Component):
         """Pass what was read for the host or the descriptor loader from bank to bank.
 
         Along the same chain, the numbers of rows of weights that the banks read are added up. The
-        last bank's output is that of the chain.
+        output of the last bank is the output of the chain.
         """
         read, valid = banks[0].read.p, banks[0].read.valid
         n_real, n_tail = banks[0].reads.real, banks[0].reads.tail
@@ -245,8 +245,8 @@ class Banks(wiring.Component):
     def _merge_sums(self, m: Module, banks: list[Bank]) -> None:
         """Read each beat (``fire_lanes`` sums) from one bank after another, and add them up.
 
-        If each bank has a bit-plane of the pixels, the total so far is doubled before the sums of
-        the next bank are added, because its plane weighs half as much
+        If each bank has a bit-plane of the pixels, the next bank's plane weighs half as much as the
+        plane before it. So the total so far is doubled before the next bank's sums are added
         (:class:`hw.core.sums.BeatSignature`).
         """
         config, sums = self._config, self.sums

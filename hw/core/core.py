@@ -54,11 +54,11 @@ class Core(wiring.Component):
     """Compute the layers of a network, one active input per cycle.
 
     A *job* computes one output position, one group of ``lanes`` output channels, and one timestep.
-    The input channels are divided among the banks. A bank's spike memory holds the spikes of its
-    own channels; there, the inputs of a job are a few contiguous stretches of bits. Every active
-    input takes one cycle of its bank, in which a row of weights is read and added to ``lanes``
-    accumulators; silent inputs take none. Timesteps are an inner loop, so that only the membranes
-    of a few output positions must be stored at a time. ::
+    The input channels are divided among *banks*. A bank's spike memory stores the spikes of its own
+    channels; the inputs of a job are a few contiguous stretches of bits in this memory. Every
+    active input takes one cycle of its bank, in which a row of weights is read and added to
+    ``lanes`` accumulators; silent inputs take no cycle. Timesteps are an inner loop, so that only
+    the membranes of a few output positions must be stored at a time. ::
 
         Sequencer -> LoopNest -> Walk =slots=> Banks =sums of jobs=> FireUnit
                                    |             ^                   ^   |
@@ -93,7 +93,7 @@ class Core(wiring.Component):
     def _host_writes(self, space: Space) -> Value:
         """Return whether the host writes a row of the memory ``space`` in this cycle.
 
-        It writes spikes at any time, and other memories only while the core is idle.
+        The host may write spikes at any time, and other memories only while the core is idle.
         """
         return self.bus.write.valid & (self.bus.write.p.address.space == space)
 
@@ -212,7 +212,7 @@ class Core(wiring.Component):
     def _connect_words(self, m: Module, u: _Units) -> None:
         """Connect the reads of 32-bit words of weight memory.
 
-        During a run they are for the loader of descriptors, otherwise for the host.
+        During a run, the loader of descriptors reads the words; otherwise the host does.
         """
         request = u.banks.word
         m.d.comb += [
@@ -260,7 +260,8 @@ class Core(wiring.Component):
     def _write_params(self, m: Module, u: _Units) -> None:
         """Connect the write port of parameter memory.
 
-        It takes the fire unit's logits, or the sequencer's counters, or else the host's row.
+        The fire unit's logits have priority over the sequencer's counters, and these over the
+        host's row.
         """
         config, fire, sequencer, write = self._config, u.fire, u.sequencer, u.params.write
         logits = Cat(_sign_extended(fire.result[i]) for i in range(config.fire_lanes))
@@ -316,8 +317,8 @@ class Core(wiring.Component):
     def _write_waits(self, u: _Units) -> Value:
         """Return whether the host's write has to wait in this cycle.
 
-        It waits while the fire unit writes spikes, or while the memory outside the FPGA is not
-        ready for a row.
+        A write of spikes waits while the fire unit writes spikes. A write to the memory outside the
+        FPGA waits while that memory is not ready for a row.
         """
         space = self.bus.write.p.address.space
         waits = (space == Space.SPIKE) & u.fire.spikes.valid

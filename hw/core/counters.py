@@ -15,12 +15,13 @@ class Counters(wiring.Component):
 
     Members
     -------
-    clear : begin to count from 0.
+    clear : reset the counts to 0.
     counting : high in each cycle of the layer; nothing is counted while it is low.
-    n_real, n_tail : numbers of rows of weights read in this cycle by all banks together, for full
-        groups of ``lanes`` output channels and for the last group.
+    n_real, n_tail : numbers of rows of weights, read by all banks together, to add to the counts in
+        this cycle. ``n_tail`` is the number for the last group of output channels, ``n_real`` that
+        for all other groups, which have ``lanes`` channels each.
     tail_lanes : number of output channels in the last group.
-    n_spikes : number of spikes written in this cycle.
+    n_spikes : number of spikes to add to their count in this cycle.
     counters : the counts since ``clear``.
     """
 

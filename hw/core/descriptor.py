@@ -21,11 +21,11 @@ def word_request_layout(config: Config) -> data.StructLayout:
 
 
 class DescriptorLoader(wiring.Component):
-    """Read layers' descriptors one after another, and give their words to the loop nest.
+    """Read the descriptors of layers one after another, and pass their words on to the loop nest.
 
     A descriptor is a header and the levels of a loop nest (:class:`hw.protocol.Descriptor`); the
     header says how many levels (nested loops) there are. One 32-bit word is requested per cycle,
-    until the last level has arrived. Successive rows of words are in successive banks.
+    until the last level has arrived. Successive rows of a descriptor are in successive banks.
 
     Members
     -------

@@ -1,10 +1,10 @@
 """The fetch unit of a bank, which queues the chunks of input spikes that are not silent.
 
 A *job* is the computation of one output position of one group of output channels at one timestep. A
-*chunk* is the part of its inputs that a bank reads from spike memory in one cycle; it is silent if
-none of them is a spike. It consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *slot* is one
-cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut, or of a byte for
-the host (:class:`hw.core.walk.Walk`).
+*chunk* is the part of a job's inputs that a bank reads from spike memory in one cycle; it is silent
+if none of these inputs is a spike. A chunk consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
+A *slot* is one cycle's read of spike memory: of a chunk, of spikes of a residual block's shortcut,
+or of a byte for the host (:class:`hw.core.walk.Walk`).
 """
 
 from amaranth import Cat, Module, Mux, Signal
@@ -65,10 +65,11 @@ def chunk_layout(config: Config) -> data.StructLayout:
 class Merger(wiring.Component):
     """Drop silent chunks (groups of inputs without a spike), and mark each job's last active chunk.
 
-    A job is one output position, group of output channels and timestep. An active chunk is held
-    back until the next active chunk of its job, or the job's last chunk, arrives; only then is it
-    known whether it is the last active one. A job without any spike keeps one chunk, its last,
-    which is empty. The merger takes one chunk and emits at most one per cycle, and never stalls.
+    A job is one output position, group of output channels and timestep. An active chunk (one with a
+    spike) is held back until the job's next active chunk or last chunk arrives. Only then is it
+    known whether the chunk that is held back is the last active one. Of a job without any spike,
+    only the last chunk is kept, which is empty. The merger takes one chunk and emits at most one
+    per cycle, and never stalls.
 
     Members
     -------
@@ -113,10 +114,11 @@ class Fetch(wiring.Component):
     """Read what each slot requests from spike memory, and queue the chunks with active inputs.
 
     A chunk is the inputs of a job (output position, channel group and timestep) that the bank reads
-    in one cycle. A read returns a window of ``chunk_bits`` bits. If it is a chunk, only the first
-    bits of each piece are inputs of the job. A piece is :data:`hw.spec.PIECE_BITS` bits. There are
-    as many inputs as the layer's ``body_bits`` or ``tail_bits`` say (:class:`hw.protocol.Header`).
-    The others are masked, which means set to 0. The pipeline never stalls. ::
+    in one cycle. A read returns a window of ``chunk_bits`` bits, in pieces of
+    :data:`hw.spec.PIECE_BITS` bits. If the slot reads a chunk, only the first bits of each piece
+    are inputs of the job, as many as the layer's ``body_bits`` or ``tail_bits`` say
+    (:class:`hw.protocol.Header`). The other bits are masked, which means set to 0. The pipeline
+    never stalls. ::
 
         F0 slot    F1-F6 spike memory    F7 masked    F8 silent chunks dropped    queue
 
@@ -134,8 +136,8 @@ class Fetch(wiring.Component):
     chunks : chunks for the scanner, which goes through their active inputs.
     identities : the identity spikes (:class:`hw.core.walk.Walk`) that this bank has of each job;
         meaningless in a layer without a gate.
-    room : the queue has room for another chunk, in addition to those that are still in the
-        pipeline.
+    room : the queue of chunks has room for another one, in addition to all chunks that are still in
+        the pipeline.
     """
 
     LATENCY = FETCH_LATENCY

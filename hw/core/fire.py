@@ -1,8 +1,8 @@
 """The fire unit, which updates neurons: leak, threshold, reset, residual gate and OR-pooling.
 
 A *job* is the computation of one output position of one group of ``lanes`` output channels at one
-timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of its neurons, which are updated
-in the same cycle. A *bit-plane* is one bit of every pixel of an image.
+timestep (:class:`hw.core.core.Core`). A *beat* is ``fire_lanes`` of a job's neurons, which are
+updated in the same cycle. A *bit-plane* is one bit of every pixel of an image.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ class _Beat:
     """Job to which the beat (``fire_lanes`` neurons) belongs, at the stage in which its membranes
     are read: BR, or B0 if not ``full_neurons``."""
     read_index: Value
-    """Index of the beat (``fire_lanes`` neurons) among those of its job, at the same stage as
+    """Index of the beat (``fire_lanes`` neurons) among the beats of its job, at the same stage as
     ``read_job``."""
 
 
 def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:
-    """Return ``a + b + carry`` (``carry`` is one bit) from one adder, truncated to ``shape``."""
+    """Return ``a + b + carry``, computed by a single adder and truncated to ``shape``; ``carry`` is
+    one bit."""
     first, second, total = (Signal(shape, name=name) for name in ("first", "second", "total"))
     m.d.comb += [
         first.eq(a),
@@ -72,10 +73,11 @@ class FireUnit(wiring.Component):
         B3  membrane compared, reset and written; spikes gated, masked and ORed into the window
         B4  spikes of a complete pooling window written
 
-    Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If that
-    is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons` it is at least 3, so
-    that BR can be two cycles before B0. The cycle between them is for a register after the memory;
-    without it, memory and shift together would be the slowest path.
+    Parameters and sums arrive at B1, :attr:`hw.spec.Config.param_latency` cycles after A. If this
+    latency is 1, A and B0 are the same cycle. With :attr:`hw.spec.Config.full_neurons`, the latency
+    is at least 3, so that BR can be two cycles before B0. The cycle between BR and B0 is for a
+    register after the memory; without that register, memory and shift together would be the slowest
+    path.
 
     A layer that takes pixels reads their :data:`hw.spec.N_PLANES` bits as bit-planes, each of which
     is a map of binary inputs. Before its first timestep, a neuron has ``N_PLANES / banks``
@@ -86,17 +88,17 @@ class FireUnit(wiring.Component):
 
     Members
     -------
-    header : header of the layer that runs, stable while it does.
+    header : header of the running layer's descriptor, stable while the layer runs.
     sums : sums of jobs, beat by beat, with the spikes of the residual block's shortcut (identity
         spikes).
-    jobs : jobs; each is taken with its last beat.
+    jobs : jobs; a job is taken in the cycle in which its last beat is requested.
     param_row, param_en, params : row of parameter memory to read, whether it is read in this cycle,
         and its biases and thresholds, :attr:`hw.spec.Config.param_latency` cycles later.
-    params_ready : on devices with memory outside the FPGA, the next job that has its parameters
-        there can begin.
+    params_ready : on devices with memory outside the FPGA: the parameters of the next job whose
+        parameters are in that memory have arrived.
     spikes : spikes to write into the banks.
-    result_index, result, result_en : logits of an output layer; the index counts rows from the
-        first result.
+    result_index, result, result_en : index of a row of results (0 is the first), the logits of an
+        output layer for this row, and whether to write them in this cycle.
     n_spikes : number of spikes written two cycles before. A counter that adds these numbers up is
         complete two cycles after ``finished``.
     finished : high for one cycle when the layer's last job has been written.
@@ -195,7 +197,8 @@ class FireUnit(wiring.Component):
         )
 
     def _outcomes(self, m: Module, beat: _Beat) -> tuple[Value, Value]:
-        """Return the output of each neuron of a beat for both cases: it does not fire, or it fires.
+        """Return the outputs of the neurons of a beat for two cases: if they do not fire, and if
+        they fire.
 
         A beat is the ``fire_lanes`` neurons of a cycle. Both results have one bit per neuron, and
         are ready at stage B3. They already include the gate, and are 0 in lanes without a channel.
@@ -230,9 +233,9 @@ class FireUnit(wiring.Component):
         """Add a memory with a number and some flags per neuron, and return its read and its write
         port.
 
-        It has a row for each beat (``fire_lanes`` neurons) of :attr:`hw.spec.Config.membrane_slots`
-        jobs (output positions or channel groups). A row holds a number of ``membrane_bits`` bits
-        for each neuron of the beat, and ``n_flags`` bits, which say which of the neurons fired. The
+        The memory has a row for each beat (``fire_lanes`` neurons) of each membrane slot
+        (:attr:`hw.spec.Config.membrane_slots`). A row holds a number of ``membrane_bits`` bits for
+        each neuron of the beat, and ``n_flags`` bits, which say which of the neurons fired. The
         read port reads ``row``.
         """
         config = self._config
@@ -366,8 +369,8 @@ class FireUnit(wiring.Component):
         return fires
 
     def _write_logits(self, m: Module, beat: _Beat) -> None:
-        """Write the logits of a beat (``fire_lanes`` neurons) of an output layer, when their
-        membranes have been added up (pipeline stage B2).
+        """Write the logits of a beat (``fire_lanes`` output channels) of an output layer, at
+        pipeline stage B2. A logit is the sum of a channel plus its bias.
         """
         index = (beat.job.target + beat.index)[: len(self.result_index)]
         m.d.comb += [

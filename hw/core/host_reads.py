@@ -17,8 +17,8 @@ from hw.spec import Config
 class HostReads(wiring.Component):
     """Read rows for the host; a row is the unit in which the host addresses a memory.
 
-    A row of weights comes from a bank in 32-bit words, a row of spikes as one granule (byte). All
-    other rows come from parameter memory, as a whole.
+    A row of weights comes from a bank in 32-bit words, a row of spikes from a bank as one granule
+    (byte). Rows of parameter memory and of the memory outside the FPGA come as a whole.
 
     Members
     -------
@@ -31,8 +31,9 @@ class HostReads(wiring.Component):
     row, space : address of the row that is being read.
     offchip, offchip_bank : on devices with memory outside the FPGA, requests for rows of that
         memory and the rows that arrive, and the bank to which the row belongs (one-hot).
-    params_free : parameter memory reads ``row`` of ``space`` in this cycle.
-    params : the row, :attr:`hw.spec.Config.param_latency` cycles later.
+    params_free : no other unit reads parameter memory in this cycle, so that it reads ``row`` of
+        ``space``.
+    params : the row that was read, :attr:`hw.spec.Config.param_latency` cycles later.
     """
 
     def __init__(self, config: Config):

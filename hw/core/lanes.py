@@ -29,8 +29,9 @@ class Lanes(wiring.Component):
 
     Members
     -------
-    rows : rows of weights, in order, with gaps of any length between them. With a queue of sums
-        they are always taken; without one, they wait while the sums of a job wait.
+    rows : rows of weights, in order, with gaps of any length between them. With a queue of sums,
+        rows are always taken. Without a queue, they wait while the sums of the job before have not
+        been taken.
     clear : reset the sums of the current job.
     sums : for each job, the bank's sums, one per lane, when all weights have been added.
     """

@@ -37,11 +37,11 @@ class Phase(enum.IntEnum):
     """Job that adds up bit-planes of pixels; each plane weighs half as much as the one before
     it."""
     FIRST = 2
-    """First timestep of a layer that takes pixels; the membranes hold the weighted sums of all
-    bit-planes."""
+    """First timestep of a layer that takes pixels. Its input is the weighted sums of all
+    bit-planes, which the membranes contain by then."""
     LATER = 3
-    """Later timestep of a layer that takes pixels, with the same weighted sums as input as in the
-    first."""
+    """Later timestep of a layer that takes pixels. Its input is the same weighted sums, which were
+    stored in the first timestep."""
 
 
 def address_widths(config: Config) -> dict[str, int]:
@@ -64,10 +64,8 @@ def address_widths(config: Config) -> dict[str, int]:
 
 
 def word_of(layout: type[data.Struct], field: str) -> tuple[int, slice]:
-    """Return where a field of a structure is: in which 32-bit word, and in which of its bits.
-
-    The word is given by its index in the structure.
-    """
+    """Return the place of a field in a structure: the index of its 32-bit word, and its bits in
+    that word."""
     place = data.Layout.cast(layout)[field]
     word, start = divmod(place.offset, WORD_BITS)
     return word, slice(start, start + place.width)
@@ -97,10 +95,11 @@ class LoopNest(wiring.Component):
 
     Level 0 is the innermost loop. Each address is affine in the loop indices, with one stride per
     level. When level ``l`` advances and all inner levels start again, the address moves by
-    ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``. The host computes these increments,
-    so that one adder per address is enough. A level with a stride of 0 uses the same address in all
-    of its iterations. The first words of the header have the layout of a level; they hold the
-    addresses of the first iteration, as increments from 0. ::
+    ``stride[l] - sum((count[i] - 1) * stride[i] for i < l)``, where ``count[i]`` is the number of
+    iterations of level ``i``. The host computes these increments, so that one adder per address is
+    enough. A level with a stride of 0 uses the same address in all of its iterations. The first
+    words of the header have the layout of a level; they hold the addresses of the first iteration,
+    as increments from 0. ::
 
         N0 counters: find the level     N1 flags registered,     N2 addresses and flags of the
            that advances (one-hot)         increments read          iteration out
@@ -110,9 +109,11 @@ class LoopNest(wiring.Component):
     header : header of the layer's descriptor, stable from ``start`` until the last iteration is
         taken.
     word : 32-bit words of the descriptor while they are loaded, before ``start``.
-    header_en, header_word : ``word`` belongs to the header, and its index in the header.
-    level_en, level, level_word : ``word`` belongs to a level; the level, and the index in it.
-    clear : resets addresses to 0 and all levels to one iteration, before the first word.
+    header_en, header_word : while ``header_en`` is high, ``word`` is word ``header_word`` of the
+        header.
+    level_en, level, level_word : while ``level_en`` is high, ``word`` is word ``level_word`` of
+        level ``level``.
+    clear : reset the addresses to 0 and all levels to one iteration; needed before the first word.
     start : begin; not allowed while steps remain to be taken.
     steps : the iterations, see :func:`step_layout`.
     """

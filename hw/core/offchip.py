@@ -1,10 +1,10 @@
 """Rows of weights and of parameters that come from memory outside the FPGA.
 
-A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
-(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read. A row of
-weights whose address has its highest bit set is not in the bank's weight memory, but in its part of
-the memory outside the FPGA; the same holds for rows of parameters. Only rows of active inputs are
-read. ::
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep. An *event* (:mod:`hw.core.scan`) is one active input of a job, for which a row of weights
+is read. A row of weights whose address has its highest bit set is not in the bank's weight memory,
+but in the bank's part of the memory outside the FPGA. Rows of parameters are marked in the same
+way. Only rows of active inputs are read. ::
 
     events of bank n  -> RowFetch ---requests--> .           .
     jobs -------------> ParamFetch --requests--> Port n ---> memory outside the FPGA
@@ -31,16 +31,16 @@ from hw.spec import Config
 N_ROWS = 16
 """Largest number of rows of weights that a bank has requested and not yet added up."""
 N_EVENTS = 16
-"""Number of events (active inputs, each of which needs a row of weights) that may wait until their
-rows can be requested."""
+"""Largest number of events (active inputs, each of which needs a row of weights) that may wait
+until their rows can be requested."""
 EVENTS_IN_FLIGHT = 6
 """Number of free places that the queue of events (active inputs) still has when the scanner is told
 to stop. They are for events that arrive afterwards, and for the delay of the queue itself."""
 N_BEATS = 16
-"""Number of rows of parameters that are stored until the fire unit takes them."""
+"""Largest number of rows of parameters stored in advance, until the fire unit takes them."""
 N_PARAM_JOBS = 64
-"""Number of jobs (output positions, channel groups and timesteps) whose parameters may wait to be
-requested."""
+"""Largest number of jobs (output positions, channel groups and timesteps) whose parameters may wait
+to be requested."""
 
 
 class RowFetch(wiring.Component):
@@ -116,8 +116,9 @@ class ParamFetch(wiring.Component):
     """Request the parameters of jobs in advance, and give them to the fire unit row by row.
 
     A job is one output position, group of ``lanes`` output channels and timestep. A row of
-    parameters takes ``param_chunks`` rows of memory, which lie in successive banks. In each bank,
-    at most one of them has been requested and not yet arrived.
+    parameters takes :attr:`hw.spec.Config.param_chunks` rows of the memory outside the FPGA, which
+    lie in successive banks. In each bank, at most one row at a time is requested and has not
+    arrived.
 
     Members
     -------
@@ -231,7 +232,8 @@ class Client(enum.IntEnum):
 
 
 class Port(wiring.Component):
-    """Share one bank's memory outside the FPGA among the units that read it, one request per cycle.
+    """Share the memory that a bank has outside the FPGA among the units that read it, one request
+    per cycle.
 
     Rows that were requested by an aborted run are dropped when they arrive.
 

@@ -1,9 +1,9 @@
 """Parameter memory: biases and thresholds, and the results and counters of two runs.
 
 A *run* is one inference. A *row* has a pair of bias and threshold for each of ``fire_lanes``
-neurons, the number that the fire unit updates per cycle (:class:`hw.spec.Config`). In the rows for
-results, it has ``fire_lanes`` logits instead; in those for counters, numbers of cycles, weight
-reads, operations and spikes of a layer (:class:`hw.protocol.LayerCounters`).
+neurons, the number that the fire unit updates per cycle (:class:`hw.spec.Config`). A row for
+results has ``fire_lanes`` logits instead. A row for counters has numbers of cycles, weight reads,
+operations and spikes of a layer (:class:`hw.protocol.LayerCounters`).
 """
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value

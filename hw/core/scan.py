@@ -1,8 +1,8 @@
 """The scanner, which turns chunks of input spikes into events, one active input per cycle.
 
 A *job* is the computation of one output position of one group of output channels at one timestep. A
-*chunk* holds up to ``chunk_bits`` of its inputs, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. An
-*event* is one active input (set bit) of a job; it adds one row of weights to the accumulators. A
+*chunk* is up to ``chunk_bits`` of a job's inputs, in *pieces* of :data:`hw.spec.PIECE_BITS` bits.
+An *event* is one active input (set bit) of a job; it adds one row of weights to the accumulators. A
 job without active inputs has one event, too, which adds nothing and marks its end.
 """
 

@@ -16,9 +16,10 @@ from hw.spec import Config
 class Sequencer(wiring.Component):
     """Execute the layers of a run (one inference) in order.
 
-    For each layer: load its descriptor, start the loop nest, wait for the fire unit to end, and
-    store the counters. After the final layer: start the argmax and report the result. The host
-    reads no spikes while a descriptor is loaded, because they would arrive between its words.
+    For each layer: load its descriptor, start the loop nest, wait until the fire unit has finished,
+    and store the counters. After the final layer: start the argmax and report the result. The host
+    may not read spikes while a descriptor is loaded, because the spikes would arrive between the
+    words of the descriptor.
 
     Members
     -------
@@ -32,12 +33,12 @@ class Sequencer(wiring.Component):
     clear, start : to the loop nest, see :class:`hw.core.nest.LoopNest`.
     final : from the descriptor: the layer is the last one of the run.
     finished : the fire unit has written the layer's last spikes or logits.
-    counting, clear_counters, counters : to and from the counters.
-    page : page (half of the result rows) of parameter memory to which results and counters of the
+    counting, clear_counters, counters : connections to :class:`hw.core.counters.Counters`.
+    page : number, 0 or 1, of the page of parameter memory to which the results and counters of the
         run in progress are written. The other page has those of the run that was reported last.
-    counter_data, counter_index, counter_en : a row of counters for parameter memory, and its index
-        from the first row of the first layer.
-    argmax_start, argmax_done, argmax_index : to and from the argmax unit.
+    counter_data, counter_index, counter_en : a row of counters for parameter memory, its index (0
+        is the first row of the first layer), and whether to write it in this cycle.
+    argmax_start, argmax_done, argmax_index : connections to :class:`hw.core.argmax.Argmax`.
     """
 
     def __init__(self, config: Config):

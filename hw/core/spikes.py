@@ -1,7 +1,7 @@
-"""Spike memory, which holds the spikes of all feature maps, one bit each.
+"""Spike memory, which stores the spikes of all feature maps, one bit each.
 
-It is read in windows of ``chunk_bits`` bits from any bit address on, and written in *granules* of 8
-bits. A window consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
+It is read in windows of ``chunk_bits`` bits, which may begin at any bit, and written in *granules*
+of 8 bits. A window consists of *pieces* of :data:`hw.spec.PIECE_BITS` bits.
 """
 
 from amaranth import Cat, Module, Mux, Signal
@@ -36,9 +36,10 @@ class SpikeMemory(wiring.Component):
     Usually the pieces of a window are contiguous. To gather inputs from several rows of a feature
     map instead, piece ``k`` is read at an address that is ``piece_rows[k]`` memory rows higher than
     in a contiguous window. A column delivers one byte per cycle, so no two pieces may use the same
-    column; the compiler chooses the distance between rows of the feature map accordingly. If the
-    address is not a multiple of 8, the last ``address % 8`` bits of the window, or of each piece if
-    they are gathered, are not valid, because the bytes that are read end before them.
+    column; the compiler chooses the distance between rows of the feature map accordingly. The bytes
+    that are read begin at a multiple of 8 bits. So if the address is not a multiple of 8, the last
+    ``address % 8`` bits of the window are not valid; if the pieces are gathered, the same holds for
+    each piece.
 
     A read takes :attr:`LATENCY` cycles. One window per cycle can be read, and reads never stall::
 

@@ -46,7 +46,8 @@ class BeatSignature(wiring.Signature):
     Members
     -------
     available : the sums of the next job are complete.
-    begin, last : the first or the last beat of a job is requested in this cycle.
+    begin, last : ``begin`` is high in the cycle in which the first beat of a job is requested,
+        ``last`` in that of its last beat.
     beat : index in the job of the beat that is requested.
     plane : the job adds up bit-planes of pixels, one per bank, the highest in bank 0. So the total
         of the banks so far is doubled before the next bank's sums are added. A single bank has
@@ -76,7 +77,7 @@ def bank_beats(config: Config) -> BeatSignature:
     """Return the interface through which one bank's sums of a job are read, beat by beat.
 
     A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
-    sums. They are on the member ``p`` one cycle after the beat was requested
+    sums. The sums of a beat are on the member ``p`` one cycle after the beat was requested
     (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.sum_bits, config.fire_lanes // config.banks)
@@ -86,8 +87,8 @@ def merged_beats(config: Config) -> BeatSignature:
     """Return the interface through which a job's sums over all banks are read, beat by beat.
 
     A job is one output position, channel group and timestep, and a beat is ``fire_lanes`` of its
-    sums. They are on the member ``p`` :attr:`hw.spec.Config.param_latency` cycles after the beat
-    was requested (:class:`BeatSignature`).
+    sums. The sums of a beat are on the member ``p`` :attr:`hw.spec.Config.param_latency` cycles
+    after the beat was requested (:class:`BeatSignature`).
     """
     return BeatSignature(config, config.membrane_bits, config.fire_lanes)
 
@@ -95,10 +96,10 @@ def merged_beats(config: Config) -> BeatSignature:
 class SumQueue(wiring.Component):
     """Queue for a bank's sums of up to ``sum_queue`` jobs (each a position, group and timestep).
 
-    A place for a job's sums is reserved before they are complete: when the job's last event (its
-    last active input, or its end if it has none) leaves the scanner (:mod:`hw.core.scan`). So no
-    stage after the scanner ever stalls, and no stall signal has to reach the weight memory, which
-    is spread across the device.
+    A place for a job's sums is reserved before they are complete, namely when the job's last event
+    leaves the scanner (:mod:`hw.core.scan`). That event is the job's last active input, or its end
+    if it has no active input. So no stage after the scanner ever stalls, and no stall signal has to
+    reach the weight memory, which is spread across the device.
 
     Members
     -------
@@ -170,11 +171,12 @@ class SumQueue(wiring.Component):
 
 
 class SumRegister(wiring.Component):
-    """Register for a bank's sums of one job, on devices without memory for a queue.
+    """Register for a bank's sums of one job, on devices without a queue of sums.
 
-    A job is one output position, channel group and timestep. The register gives its sums to the
-    fire unit, ``fire_lanes`` at a time (a beat). Meanwhile the lanes may complete the sums of the
-    next job; they then hold these, and stall until the fire unit begins with that job.
+    A job is one output position, channel group and timestep. The fire unit takes the sums from the
+    register, ``fire_lanes`` at a time (a beat). Meanwhile the accumulators of the lanes may
+    complete the sums of the next job. They then keep these sums, and stall until the fire unit
+    begins with that job.
 
     Members
     -------

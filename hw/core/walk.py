@@ -4,8 +4,8 @@ fire unit.
 A *slot* is one cycle's read of spike memory, at the same address in all banks. What is read is a
 *window* of ``chunk_bits`` bits, in *pieces* of :data:`hw.spec.PIECE_BITS` bits. A *job* is the
 computation of one output position of one group of output channels at one timestep
-(:class:`hw.core.core.Core`). A *chunk* is the part of its inputs that each bank reads in one slot.
-A *granule* is 8 bits of spike memory.
+(:class:`hw.core.core.Core`). A *chunk* is the part of a job's inputs that each bank reads in one
+slot. A *granule* is 8 bits of spike memory.
 """
 
 from amaranth import Cat, Const, Module, Signal
@@ -29,12 +29,13 @@ def slot_layout(config: Config) -> data.StructLayout:
     - ``bit``: address of the first bit to read
     - ``gather``: the pieces of the window are read at the offsets that the layer gives them
       (:class:`hw.core.spikes.SpikeMemory`); otherwise the window is contiguous
-    - ``silent``: all bits of the chunk count as 0, whatever is read
+    - ``silent``: all bits of the chunk count as 0, whatever is read, as in the timesteps of a layer
+      that takes pixels
     - ``weight``, ``cut``, ``last``, ``tail``: as in :func:`hw.core.nest.step_layout`
 
-    If neither ``chunk`` nor ``host`` is set, nothing is done with the bits that are read, with one
+    If neither ``chunk`` nor ``host`` is set, the bits that are read are not used. There is one
     exception: in a layer with a gate, the slot after the last chunk of a job reads the job's
-    identity spikes, which are those of the residual block's shortcut.
+    identity spikes (those of the residual block's shortcut).
     """
     widths = address_widths(config)
     return data.StructLayout(
@@ -53,7 +54,7 @@ def slot_layout(config: Config) -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """Return the layout of a job, with what the fire unit needs.
+    """Return the layout of a job as it is queued for the fire unit.
 
     A job is one output position, group of output channels, and timestep. The fields are described
     at :func:`hw.core.nest.step_layout`.
@@ -77,8 +78,8 @@ class Walk(wiring.Component):
 
     A job is one output position, group of output channels and timestep. Each cycle has one slot, in
     which the banks read the chunk of inputs of a step, the identity spikes of a job, a granule
-    (byte) for the host, or nothing. Banks never refuse a slot: chunks are only read while the banks
-    and the queue of jobs have room for everything that has already been read.
+    (byte) for the host, or nothing. Banks never refuse a slot. Instead, a chunk is read only while
+    the banks and the queue of jobs have room for it and for all chunks that are still under way.
 
     Identity spikes are those of a residual block's shortcut, which the gate at the end of the block
     needs. In a layer with a gate, each job takes one more slot to read them: the one after its last
@@ -89,12 +90,12 @@ class Walk(wiring.Component):
     steps : iterations of the loop nest, see :func:`hw.core.nest.step_layout`.
     gated : the layer that runs has a gate, and so identity spikes.
     room : all banks have room for another chunk.
-    granules : the host's reads.
+    granules : granules that the host wants to read.
     slot : what the banks read in this cycle.
     jobs : all jobs, for the fire unit.
-    params_ahead : on devices with memory outside the FPGA, for each job whose parameters are there,
-        the index of their first row. It is given when the job is queued, so that the parameters can
-        be fetched in advance.
+    params_ahead : on devices with memory outside the FPGA: index of the first row of parameters,
+        for each job whose parameters are in that memory. The index appears when the job is queued,
+        so that the parameters can be fetched in advance.
     """
 
     def __init__(self, config: Config):

@@ -1,7 +1,8 @@
 """Weight memory: one row of ``lanes`` weights per cycle, which bounds the core's throughput.
 
-A *job* is the computation of one output position of ``lanes`` channels at one timestep. An *event*
-(:mod:`hw.core.scan`) is one active input of a job, for which a row of weights is read.
+A *job* is the computation of one output position of one group of ``lanes`` output channels at one
+timestep. An *event* (:mod:`hw.core.scan`) is one active input of a job, for which a row of weights
+is read.
 """
 
 from collections.abc import Sequence
@@ -197,7 +198,7 @@ def _ports(depth: int, row_bits: int) -> dict[str, wiring.Member]:
 def banks(depth: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Divide a memory of ``depth`` rows into banks of block RAM, each as deep as one block RAM.
 
-    A bank of block RAM holds some of the memory's rows. It consists of block RAMs side by side,
+    A bank of block RAM stores some of the memory's rows. It consists of block RAMs side by side,
     each of which has a column of the rows' bits. (A bank of the core, :class:`hw.core.bank.Bank`,
     contains a whole weight memory.)
 
@@ -332,10 +333,10 @@ class BlockRows(wiring.Component):
 
 
 def spram_grid(config: Config) -> tuple[int, int]:
-    """Return how many SPRAMs weight memory has side by side, and how many in depth.
+    """Return (number of SPRAMs side by side, number of SPRAMs in depth) of weight memory.
 
-    SPRAMs side by side hold all bits of a row, and SPRAMs in depth hold all rows. The memory takes
-    the product of both numbers.
+    SPRAMs side by side store the bits of the same rows, and SPRAMs in depth store different rows.
+    The memory takes the product of both numbers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks of a request against the device's memories, and the registers that hold the request."""
+"""Checks of a request against the device's memories, and the registers that store the request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_row_sizes(config: Config) -> None:
     """Check that a row of every memory fits into a frame.
 
     The length of a row in bytes must also be a power of two, because the gateware multiplies by it
-    with a shift. This holds for every configuration, and is only asserted.
+    with a shift. This is so in every configuration, and is only asserted.
 
     Raises
     ------
@@ -90,8 +90,8 @@ class Registers:
     current: Signal
     """Parameters of the run (inference) in progress."""
     ended: Signal
-    """Parameters of the run that ended last. The core keeps its results until those of the next run
-    are taken."""
+    """Parameters of the run that ended last. The core keeps the results of this run until the
+    dispatcher takes the result of the next run."""
     result: Signal
     """Result of the run that ended last, with the layout :class:`hw.protocol.Result`."""
     is_waiting: Signal
@@ -114,9 +114,9 @@ class Registers:
 
 
 def run_layout(config: Config) -> data.StructLayout:
-    """Return the layout in which the dispatcher's registers hold a run (an inference).
+    """Return the layout of a run (an inference) in the dispatcher's registers.
 
-    It has the fields of :class:`hw.protocol.Run`, no wider than this device needs.
+    It has the fields of :class:`hw.protocol.Run`, each only as wide as this device needs.
     """
     return data.StructLayout(
         {

@@ -56,29 +56,32 @@ class _CoreState:
     """
 
     in_core: Signal
-    """A run is in progress, or its end has not been taken."""
+    """Whether the core has a run: one in progress, or one that has ended but whose result has not
+    been taken from the core."""
     is_done: Signal
-    """A run has ended and its end has not been taken."""
+    """Whether a run has ended and its result has not been taken from the core."""
     is_running: Signal
-    """A run is in progress or waits."""
+    """Whether the core has a run (``in_core``) or a run waits to start."""
     same_as_waiting: Value
-    """The request has the tag of the waiting run; the next two compare it with the others."""
+    """Whether the request has the tag of the waiting run. The next two fields compare its tag with
+    those of the run in progress and of the run that ended last."""
     same_as_current: Value
     same_as_ended: Value
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Packed:
-    """Decoder of packed rows, and results of checking those of the current WRITE_PACKED.
+    """Decoder of packed rows, and results of the check of the packed rows in the current
+    WRITE_PACKED.
 
     Packed rows are rows whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`).
     """
 
     unpacker: Unpacker
     checked: Signal
-    """The request has arrived once, and its packed rows have been checked."""
+    """Whether the request has been passed on once, and its packed rows have been checked."""
     sound: Signal
-    """The packed rows decode to the rows that the request names."""
+    """Whether the packed rows decode to as many bytes as the rows that the request names have."""
 
 
 class Dispatcher(wiring.Component):
@@ -88,8 +91,9 @@ class Dispatcher(wiring.Component):
     a WRITE_PACKED twice (:class:`hw.link.frame.FrameReceiver`). The first time, its packed rows,
     whose bytes of zero are left out (:func:`hw.protocol.pack_zeros`), are only checked; the second
     time, they are written.
-    Between two requests a waiting run is started as soon as the core is free, and a run that has
-    ended is announced with a DONE frame.
+
+    Between two requests, the dispatcher starts a waiting run as soon as the core is free, and
+    announces a run that has ended with a DONE frame.
 
     Parameters
     ----------
@@ -98,8 +102,9 @@ class Dispatcher(wiring.Component):
     Members
     -------
     i : undamaged requests: seq, opcode, payload.
-    n_data_bytes : bytes of the request on ``i`` behind header and arguments, negative if its
-        arguments are incomplete; constant from its first byte until five cycles after its last.
+    n_data_bytes : number of bytes of the request on ``i`` after its header and arguments, negative
+        if its arguments are incomplete; constant from its first byte until five cycles after its
+        last.
     o : replies and DONE announcements, without their CRCs.
     fold, folded_intact : see :class:`hw.link.frame.FrameSender`.
     bus : connection to the core.
@@ -286,7 +291,8 @@ class Dispatcher(wiring.Component):
     def _parse(self, m: Module, r: Registers) -> None:
         """Add the states that take a request's opcode and arguments.
 
-        The checks of :mod:`hw.link.checks` then have two cycles for their results.
+        Two further states follow, to give the checks of :mod:`hw.link.checks` the two cycles that
+        they take.
         """
         byte = self.i.p.byte
         with m.State("OPCODE"):
@@ -330,9 +336,10 @@ class Dispatcher(wiring.Component):
         is_check: Signal,
         packed: _Packed | None,
     ) -> None:
-        """Add the state that refuses the request, or chooses the state that executes it.
+        """Refuse the request, or choose the state that executes it.
 
-        If neither happens, the state machine goes on to reply OK. ``is_check`` is high for a CHECK.
+        If the request needs no such state, it is answered with OK at once. ``is_check`` is high for
+        a CHECK.
         """
         with m.Switch(r.opcode):
             with m.Case(*BARE):
@@ -363,8 +370,8 @@ class Dispatcher(wiring.Component):
     ) -> None:
         """Decide whether a WRITE_PACKED is only checked, or executed or refused.
 
-        The frame receiver passes it on twice. The first time, its packed rows, whose bytes of zero
-        are left out, are only checked. The second time, it is executed or refused.
+        The frame receiver passes the request on twice. The first time, its packed rows, whose bytes
+        of zero are left out, are only checked. The second time, the request is executed or refused.
         """
         m.d.sync += packed.checked.eq(~packed.checked)
         has_rows = checks.n_row_data_bytes != 0
@@ -392,7 +399,7 @@ class Dispatcher(wiring.Component):
         """Decide whether a request that names rows is executed or refused.
 
         It is refused if the checks of :mod:`hw.link.checks` fail, or if it would disturb a run.
-        ``packed`` is None unless it is a WRITE_PACKED.
+        ``packed`` is the decoder for a WRITE_PACKED, and None for other requests.
         """
         is_write = r.opcode == Opcode.WRITE
         bad_length = ~checks.few_rows | Mux(
@@ -460,7 +467,8 @@ class Dispatcher(wiring.Component):
     def _check_packed(self, m: Module, packed: _Packed) -> None:
         """Add the states that check the packed rows of a WRITE_PACKED, without writing them.
 
-        To check them is to decode them, that is, to put back their bytes of zero.
+        The check decodes the rows, that is, it puts back their bytes of zero, and discards the
+        result.
         """
         unpacker = packed.unpacker
         with m.State("CHECK_PACKED"):
@@ -533,7 +541,7 @@ class Dispatcher(wiring.Component):
     def _reply(self, m: Module, r: Registers) -> None:
         """Add the states that send the beginning of a reply: ``seq``, opcode and status.
 
-        The last of them chooses the state that sends the rest.
+        The last of these states chooses the state that sends the rest of the reply.
         """
         with m.State("REPLY_SEQ"):
             m.d.comb += [self.o.valid.eq(1), self.o.p.byte.eq(r.seq)]
@@ -628,11 +636,10 @@ class Dispatcher(wiring.Component):
                     m.next = "ROW"
 
     def _compare_crc(self, m: Module, r: Registers) -> None:
-        """Add the states that compare the CRC in a CHECK with that of the rows.
+        """Add the states that compare the CRC in a CHECK with the CRC of the rows.
 
-        The CRC unit has already taken the rows; now it takes the CRC in the request. If that is the
-        CRC of the rows, the unit reports so by ``folded_intact``
-        (:class:`hw.link.frame.FrameSender`).
+        The CRC unit has already taken the rows; now it takes the CRC in the request, too. If that
+        CRC is right, the unit says so with ``folded_intact`` (:class:`hw.link.frame.FrameSender`).
         """
         with m.State("EXPECTED"):
             m.d.comb += [

@@ -26,8 +26,8 @@ class FrameReceiver(wiring.Component):
     Members
     -------
     i : bytes from the serial line. Empty frames are skipped.
-    o : header and payload of undamaged frames. The output is registered, because memory is slow and
-        the dispatcher takes decisions on a byte within one cycle.
+    o : header and payload of undamaged frames. The output is registered, because memory is slow,
+        and the dispatcher makes decisions about a byte within one cycle.
     n_data_bytes : number of bytes of the frame on ``o`` that follow its header and arguments,
         negative if its arguments are incomplete; constant from its first byte until the next
         undamaged frame has arrived.

@@ -42,9 +42,10 @@ class Link(wiring.Component):
         rx - UartReceiver - Queue - FrameReceiver - Dispatcher - bus
         tx - UartTransmitter ------------ FrameSender -'
 
-    With ``usb``, there is a second serial port, which has no pins here but streams of bytes. At any
-    time one port is in use: that on which the last break arrived, after a reset the UART. A host
-    sends a break when it opens a port. Bytes that arrive at the other port are dropped.
+    With ``usb``, there is a second serial port, connected through streams of bytes instead of pins.
+    One port is in use at a time: the port on which the last break arrived, or the UART if no break
+    has arrived since the reset. A host sends a break when it opens a port. Bytes that arrive at the
+    other port are dropped.
 
     Parameters
     ----------
@@ -141,11 +142,12 @@ class Link(wiring.Component):
         sender: FrameSender,
         transmitter: UartTransmitter,
     ) -> tuple[Signal, Signal]:
-        """Connect the port that is in use: the UART, or that over USB.
+        """Connect the port that is in use, which is the UART or the port over USB.
 
         Returns
         -------
-        Break on either port, and whether the port over USB is in use.
+        Two signals: one that is high for a cycle at a break on either port, and one that is high
+        while the port over USB is in use.
         """
         usb, over_usb, line_break = self.usb, Signal(), Signal()
         m.d.comb += [

@@ -4,7 +4,8 @@ from amaranth.lib import data
 
 
 class PacketByte(data.Struct):
-    """One byte of a received request, passed on after its CRC has been found correct."""
+    """One byte of a received request, passed on after its CRC has been found correct; ``last``
+    marks the last byte."""
 
     byte: 8
     last: 1

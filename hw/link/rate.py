@@ -1,8 +1,8 @@
 """Rate of the serial line, which changes after a RATE request and is kept only if the new rate
 works.
 
-:mod:`hw.protocol` defines the request. If no undamaged frame arrives at the new rate within some
-time, the device returns to the default rate.
+:mod:`hw.protocol` defines the request. If no undamaged frame arrives at the new rate within
+:data:`hw.protocol.TRIAL_CYCLES`, the device returns to the default rate.
 """
 
 from amaranth import Module, Mux, Signal
@@ -34,7 +34,7 @@ def default_divisor(config: Config) -> int:
 
 
 class RateControl(wiring.Component):
-    """Hold the divisor of the serial line (clock cycles per bit), and change it on request.
+    """Set the divisor of the serial line (clock cycles per bit), and change it on request.
 
     A new divisor takes effect when all bytes have been sent at the old rate. It is then on trial:
     if no undamaged frame arrives within ``trial_cycles``, the default divisor is restored. A line
@@ -50,7 +50,7 @@ class RateControl(wiring.Component):
     wanted, agree : ``agree`` requests a change to the divisor ``wanted + 1``; ``wanted`` must be
         stable until the change is made.
     sending : bytes are still being sent at the old rate.
-    passed : an undamaged frame has arrived; ends the trial.
+    passed : an undamaged frame has arrived, which ends the trial.
     line_break : a break was received, see :class:`hw.link.uart.UartReceiver`.
     divisor_less_1 : divisor in force, less one.
     busy : a change is pending or a trial is going on.

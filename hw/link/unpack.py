@@ -16,8 +16,8 @@ class Unpacker(wiring.Component):
 
     :func:`hw.protocol.pack_zeros` defines the packed form: bit masks say which bytes are not zero,
     and only these bytes follow. Decoding begins with ``start`` and is over when ``ended`` is high.
-    It ends after ``n_bytes`` decoded bytes, or as soon as the packed form is found malformed. If it
-    ends early, bytes of the request may be left on ``i``; ``input_ended`` is then low.
+    It ends after ``n_bytes`` decoded bytes, or as soon as the packed form is found malformed. In
+    the second case, bytes of the request may be left on ``i``; ``input_ended`` is then low.
 
     Parameters
     ----------

@@ -15,11 +15,11 @@ from hw.parts.pipeline import unreset
 
 
 class RequestHead(wiring.Component):
-    """Hold the first waiting request of a port, and report whether its page of the SDRAM is open.
+    """Store the first waiting request of a port, and report whether its page of the SDRAM is open.
 
     A page is a row of one bank of the SDRAM, which must be opened before it can be read or written.
-    A second request waits behind the first one, so that ``requests.ready`` is a register. A request
-    can be taken every second cycle.
+    A second request is stored behind the first one, so that ``requests.ready`` does not depend on
+    ``take`` in the same cycle. A request can be taken from ``requests`` every second cycle.
 
     Parameters
     ----------
@@ -30,17 +30,17 @@ class RequestHead(wiring.Component):
     -------
     requests : requests in the order in which they are to be served.
     pages : for each bank of the SDRAM, the page that is open or being opened.
-    active : for each bank, whether there is such a page.
-    usable : for each bank, whether this page can be read and written by now.
-    may : input: requests may be served now.
+    active : for each bank, whether a page is open or being opened.
+    usable : for each bank, whether its page in ``pages`` can already be read and written.
+    may : requests of this port may be served now.
     request : the first request.
-    bank, page, slot : position of the row that it names; ``slot`` is the index of the row in its
-        page.
+    bank, page, slot : position of the row that the first request names; ``slot`` is the index of
+        the row in its page.
     hits : the request can be served, because its page was usable in the cycle before.
     misses : in the cycle before, the request's page was neither open nor being opened.
     take : the request is served in this cycle and leaves this component; allowed only if ``hits``.
     drop : drop all requests.
-    busy : a request is held.
+    busy : at least one request is stored.
     """
 
     def __init__(

@@ -1,11 +1,12 @@
 """Placement of rows of weights in an SDRAM: which words of which page hold a row.
 
-The SDRAM controller has a *port* for each bank of the core, which reads the rows of a region of its
-own. A *page* is a row of a bank of the SDRAM, which must be opened before it can be read. With 1 or
-2 ports, neighbouring pages of a region are in different banks of the SDRAM. With 4 ports, each port
-has a bank of the SDRAM to itself. With 8, ports ``p`` and ``p + 4`` share one: their rows with the
-same index are in the same page, because they are read at nearly the same time. So the page that is
-needed next is never in the bank that is being read, and can be opened meanwhile.
+The SDRAM controller has a *port* for each bank of the core. Each port reads the rows of its own
+region of the SDRAM. A *page* is a row of a bank of the SDRAM, which must be opened before it can be
+read. With 1 or 2 ports, neighbouring pages of a region are in different banks of the SDRAM. With 4
+ports, each port has a bank of the SDRAM to itself. With 8 ports, ports ``p`` and ``p + 4`` share a
+bank: their rows with the same index are in the same page, because they are read at nearly the same
+time. So the page that is needed next is never in the bank that is being read, and can be opened
+meanwhile.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ class Place(NamedTuple):
     bank: int
     page: int
     column: int
-    """Index in its page of the row's first word."""
+    """Index of the row's first word in its page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout:
-    """Placement in an SDRAM chip of rows of ``row_bits`` bits.
+    """Placement of rows of ``row_bits`` bits in an SDRAM chip.
 
-    The rows belong to ``n_ports`` ports of the controller; each port reads those of one bank of the
-    core.
+    The rows belong to ``n_ports`` ports of the controller; each port reads the rows of one bank of
+    the core.
     """
 
     chip: SdramChip
@@ -79,12 +80,15 @@ class RowLayout:
 
     @property
     def _widths(self) -> tuple[int, int, int, int]:
-        """Widths in bits of the parts into which a port's number and a row's index are divided.
+        """Widths in bits of the four fields, in this order, that make up a port's number and a
+        row's index.
 
-        The low bits of the port's number are the low bits of the bank's number; its other bits
-        choose the port's share of each page. The low bits of the row's index choose a row in that
-        share; the next ones are the high bits of the bank's number, and the rest is the page. The
-        widths are those of the first four parts.
+        - port, low bits: low bits of the number of the SDRAM's bank
+        - port, other bits: number of the port's share of each page
+        - row, low bits: index of the row in that share
+        - row, next bits: high bits of the number of the SDRAM's bank
+
+        The remaining bits of the row's index are the number of the page.
         """
         port_bits = (self.n_ports - 1).bit_length()
         bank_bits = (N_BANKS - 1).bit_length()
@@ -150,6 +154,7 @@ class RowLayout:
         return self.word_addresses(port, row)
 
     def word_addresses(self, port: Any, row: Any) -> Any:
-        """Return :meth:`word_address` of integers or arrays of integers, without its checks."""
+        """Return the same as :meth:`word_address`, for integers or arrays of integers and without
+        checks."""
         at = self._place(port, row)
         return (at.page * N_BANKS + at.bank) * self.chip.columns + at.column

@@ -29,7 +29,8 @@ class SdramMemory(wiring.Component):
     Raises
     ------
     SpecError
-        The chip has fewer rows than ``config``, or the clock is too fast for it.
+        The chip has fewer rows than ``config.offchip_depth``, or the clock is too fast or too slow
+        for it.
     """
 
     def __init__(self, config: Config, chip: SdramChip, *, read_latency: int = 0):

@@ -6,10 +6,11 @@
                                 └─ not open: ──> banks ──> precharge, activate ──┴─> pins
     rows[p] <─ Queue <── row <── words of dq_i
 
-A request joins the column queue as soon as its page is open, so that the commands of that queue
-never wait for a bank. They are issued once per burst; in the cycles between them, the pages of
-other requests are opened. Before a request joins the queue, a place for its row is reserved in the
-port's queue of rows, so that a burst never stalls.
+A *page* is a row of a bank of the SDRAM, which must be opened before its columns can be read or
+written. A request joins the *column queue* as soon as its page is open, so that the reads and
+writes in that queue never wait for a bank. A read or write command is issued once per burst; in the
+cycles between these commands, the pages of other requests are opened. Before a request joins the
+queue, a place for its row is reserved in the queue of rows, so that a burst never stalls.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from hw.parts.queue import Queue
 from hw.spec import SpecError
 
 COLUMN_DEPTH = 4
-"""Number of requests in the column queue, whose pages are open. While they are served, the page of
-the next request is opened."""
+"""Depth of the column queue, which has the requests whose pages are open. While they are served,
+the page of the next request is opened."""
 ROW_DEPTH = 16
-"""Number of rows that a port may have requested and not yet taken. It covers the column queue and
-the latency of the SDRAM, and is the depth of a distributed RAM."""
+"""Largest number of rows that the ports together may have requested and not yet taken. It is enough
+for the column queue and the latency of the SDRAM, and is the depth of a distributed RAM."""
 QUEUE_LATENCY = 2
 """Smallest number of cycles from adding a request to the column queue until its first command."""
 
@@ -58,7 +59,7 @@ class SdramRows(wiring.Component):
     chip : the SDRAM.
     clk_hz : frequency of the domain ``sync``, which is also that of the chip's clock.
     n_ports : number of ports, one for each bank of the core.
-    row_bits : number of bits in a row, a power of two of at least two words.
+    row_bits : number of bits in a row: a power of two, and at least two words of the chip.
     cas_latency : CAS latency that is set in the chip.
     read_latency : additional cycles from the pins to the chip and back, such as those of registers
         in the device's I/O cells; at least -1. 0 means: the chip samples a command at the edge that
@@ -73,12 +74,13 @@ class SdramRows(wiring.Component):
         that have already been requested from the chip have arrived.
     write : row to write. It is taken when its last word is on the pins, so that any later request
         reads the new row.
-    read, read_row : row to read for the host, in order with ``write``. While a row is being read,
-        ``write`` and ``read`` wait.
+    read, read_row : address of a row to read for the host, and the row. Only one read or write for
+        the host is in progress at a time; the next ones wait.
     idle : no row is being read or written for the host.
     ready : the chip is initialised. Earlier requests wait until then.
-    transfers : in this cycle, a word was read or written. Its average is the used share of the bus.
-    pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly to one.
+    transfers : a word is read or written in this cycle. The average of this signal is the used
+        share of the bus.
+    pins : pins of the SDRAM; the outputs are registers, and ``dq_i`` goes directly into a register.
     """
 
     def __init__(
@@ -418,7 +420,8 @@ class SdramRows(wiring.Component):
         """Return a module that passes the host's writes and reads to their request head, one at a
         time.
 
-        ``busy`` is high while one is being served, and ``ends`` when it has been served.
+        ``busy`` (output) is high while a write or read is being served; ``ends`` (input) is high
+        when it has been served.
         """
         m = Module()
         m.submodules.head = head
@@ -455,9 +458,9 @@ class SdramRows(wiring.Component):
     ) -> None:
         """Add the state machine that initialises and refreshes the chip.
 
-        The steps are the same for both: close all banks, refresh a few times, and set the mode.
-        Before it initialises the chip, the state machine waits as long as the chip demands after
-        power-on.
+        Initialising and refreshing take the same steps: close all banks, refresh a few times, and
+        set the mode. Before it initialises the chip, the state machine waits as long as the chip
+        demands after power-on.
 
         Parameters
         ----------

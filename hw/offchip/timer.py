@@ -40,11 +40,11 @@ class Timer:
 
 
 def round_robin(m: Module, wants: Value, advances: Value) -> Value:
-    """Return a one-hot signal with the requester to serve next, out of those with a bit set in
-    ``wants``.
+    """Return a one-hot signal with the requester to serve next; the bits set in ``wants`` are the
+    requesters that wait.
 
-    ``advances`` is high in a cycle in which it is served. From then on, the requesters with higher
-    bits than that one have priority.
+    ``advances`` is high in a cycle in which that requester is served. From then on, requesters with
+    higher bits have priority over the others.
     """
     behind = Signal(len(wants))  # those with higher bits than the one that was served last
     grant = Signal(len(wants))

@@ -126,7 +126,8 @@ CHIPS: dict[str, SdramChip] = {
     "tang": TANG_NANO_20K_SDRAM,
     "colorlight": COLORLIGHT_I5_SDRAM,
 }
-"""SDRAM chip of each kind of board that has one, by the first word of the names of its boards."""
+"""SDRAM chip of each kind of board that has one, by the first word of the board's name, such as
+``ulx3s`` in ``ulx3s-85f-sdram``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +161,8 @@ def timing_cycles(chip: SdramChip, clk_hz: int, cas_latency: int = 3) -> SdramCy
     Raises
     ------
     SpecError
-        The chip does not support the CAS latency, or the clock is too fast for it, or so slow that
-        a batch of refreshes takes longer than the interval in which it is due.
+        The chip does not support the CAS latency; or the clock is too fast for the chip, or so slow
+        that refreshes would take more than a quarter of the time.
     """
     if cas_latency not in chip.t_ck:
         raise SpecError(

@@ -20,8 +20,8 @@ class Crc32(wiring.Component):
     byte, valid, ready : a byte is taken in every cycle in which ``valid`` and ``ready`` are high.
     clear : start a new CRC; allowed only while ``ready``, takes precedence over ``valid``.
     value : CRC of the bytes taken so far; valid while ``ready``.
-    intact : the last four bytes taken are the CRC of those before, low byte first; valid while
-        ``ready``.
+    intact : the last four bytes taken are the CRC of all bytes before them, low byte first; valid
+        while ``ready``.
     """
 
     byte: In(8)

@@ -11,7 +11,7 @@ SPRAM_BITS = 16
 SPRAM_DEPTH = 16384
 """Number of words of an SPRAM."""
 N_SPRAMS = 4
-"""Number of SPRAMs that each of these devices has."""
+"""Number of SPRAMs of each device in :data:`SPRAM_DEVICES`."""
 
 BLOCK_RAM_SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18))
 """Shapes (depth, width in bits) of an ECP5's block RAM (Lattice FPGA-TN-02204), deepest first."""
@@ -32,12 +32,12 @@ LUT_RAM_DEPTH = 64
 
 
 def shallow(depth: int, platform: object) -> dict[str, str]:
-    """Return attributes that make synthesis put an Amaranth memory into logic cells instead of
-    block RAM.
+    """Return attributes that make synthesis build a shallow Amaranth memory from logic cells
+    instead of block RAM.
 
-    They are empty if the memory has more than :data:`LUT_RAM_DEPTH` rows or the device is no ECP5.
-    The output of a block RAM comes too late in a cycle to be followed by much logic, and the block
-    RAM may be far away.
+    The reason is speed: the output of a block RAM comes too late in a cycle to be followed by much
+    logic, and the block RAM may be far away. The attributes are empty if the memory has more than
+    :data:`LUT_RAM_DEPTH` rows or the device is no ECP5.
     """
     in_cells = depth <= LUT_RAM_DEPTH and has_block_ram_shapes(platform)
     return {"ram_style": "distributed"} if in_cells else {}

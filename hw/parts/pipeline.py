@@ -11,7 +11,7 @@ def unreset(shape: ShapeLike, name: str | None = None) -> Signal:
 
     Parameters
     ----------
-    name : name of the signal; by default that of the variable to which it is assigned.
+    name : name of the signal; by default the name of the variable to which the result is assigned.
     """
     return Signal(shape, name=name, reset_less=True, src_loc_at=1)
 

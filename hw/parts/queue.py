@@ -8,7 +8,8 @@ from hw.parts.memories import shallow
 
 
 class Queue(wiring.Component):
-    """Hold entries in order of arrival; an entry can be taken two cycles after it arrives.
+    """Store entries and return them in the same order; an entry can be taken two cycles after it
+    arrives.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 
 class StreamRegister(wiring.Component):
-    """Hold one item of a stream. An item passes at most every second cycle.
+    """Store one item of a stream between two components. An item passes at most every second cycle.
 
     ``o.valid`` and ``i.ready`` depend only on registers, not on inputs of the same cycle. So no
     path of logic leads through the component, in either direction.

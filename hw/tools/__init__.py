@@ -1,4 +1,4 @@
-"""Tools that build bitstreams, place them and program boards, as commands."""
+"""Commands that build bitstreams, report their area and program boards, with what they share."""
 
 from hw.tools.command import end_quietly
 

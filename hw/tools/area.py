@@ -36,7 +36,7 @@ CELL_COSTS = {
     "SB_RAM40_4K": {"block_ram": 1},
     "SB_SPRAM256KA": {"spram": 1},
 }
-"""Resources that each type of cell takes, by type and name of the resource."""
+"""Number of each resource that a cell takes, by type of the cell and name of the resource."""
 
 COUNTED = ("lut", "ff", "block_ram", "spram")
 """Resources in the report, in the order of its columns."""
@@ -115,8 +115,8 @@ def areas(
 
     Parameters
     ----------
-    membrane_bits : width of membranes in bits, by default the board's. A bank's sums are not made
-        wider than this.
+    membrane_bits : width of membranes in bits, by default the board's. A bank's sums that are wider
+        are narrowed to the same width.
 
     Yields
     ------
@@ -146,7 +146,7 @@ def table(results: dict[int, dict[str, Counter[str]]]) -> str:
     """Return the resources as a Markdown table with a row per block, the largest block first.
 
     Each number of lanes has a column for each resource. If there are several numbers of lanes, a
-    row with the cost of one lane follows.
+    line with the cost of one lane follows the table.
     """
     totals = {n: total(taken) for n, taken in results.items()}
     columns = [(n, r) for n in results for r in COUNTED if totals[n][r]]

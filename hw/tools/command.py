@@ -34,8 +34,8 @@ EXIT_INTERRUPTED = 130
 P = ParamSpec("P")
 
 _prefix: ContextVar[str | None] = ContextVar("prefix", default=None)
-"""Text that precedes a command's name in its call, such as ``spikefold``. None stands for ``python
--m sw.`` or ``python -m hw.``."""
+"""Program through which commands were called, such as ``spikefold``. None means that commands are
+called as ``python -m sw.NAME`` or ``python -m hw.NAME``."""
 
 
 @contextlib.contextmanager
@@ -61,8 +61,9 @@ def as_called(text: str) -> str:
 class CommandParser(argparse.ArgumentParser):
     """Parser of a command's arguments, whose help shows the command as it was called.
 
-    Pass ``prog``, ``description`` and ``epilog`` with commands in the form ``python -m sw.NAME``;
-    the parser replaces it. Line breaks of description and epilog are kept.
+    In ``prog``, ``description`` and ``epilog``, write commands in the form ``python -m sw.NAME``;
+    the parser replaces this form as :func:`as_called` does. It keeps the line breaks of description
+    and epilog.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -76,8 +77,8 @@ class CommandParser(argparse.ArgumentParser):
 def end_quietly() -> None:
     """Make Ctrl-C end this process with :data:`EXIT_INTERRUPTED` and without a traceback.
 
-    :func:`ending` does so while a command runs. Importing a command's modules takes seconds before
-    that, so packages of commands call this first.
+    :func:`ending` does the same while a command runs. Before that, importing the command's modules
+    takes seconds; so packages of commands call this function first.
     """
     show = sys.excepthook
 

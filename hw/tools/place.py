@@ -38,7 +38,8 @@ class Routed:
     folder: Path
     """Folder that contains the bitstream and the logs."""
     clocks: dict[str, dict]
-    """Results for each clock by name: ``fmax_mhz``, ``constraint_mhz``, ``met``."""
+    """Results for each clock by name: ``fmax_mhz``, the maximum frequency in MHz;
+    ``constraint_mhz``, the required one; and ``met``, whether the first is high enough."""
     utilization: dict[str, list[int]]
     """Numbers (used, available) of each resource of :data:`RESOURCES` that the device has."""
 
@@ -54,8 +55,8 @@ class Routed:
 
 
 def least_to_spare(clocks: Mapping[str, dict]) -> dict:
-    """Return the clock whose maximum frequency is nearest to, or below, that to which it is
-    constrained. ``clocks`` are those of a :class:`Routed` or a manifest."""
+    """Return the clock whose maximum frequency is lowest in relation to the frequency that its
+    constraint requires. ``clocks`` are those of a :class:`Routed` or a manifest."""
     return min(clocks.values(), key=lambda clock: clock["fmax_mhz"] / clock["constraint_mhz"])
 
 
@@ -97,7 +98,8 @@ def run_tool(command: Sequence[str], what: str, folder: Path, log: str) -> None:
 
 
 def synthesised(source: Netlist, folder: Path) -> Path:
-    """Synthesise a netlist, unless an earlier call did, and return the folder with the result.
+    """Synthesise a netlist, unless an earlier call did, and return the folder with the result, a
+    subfolder of ``folder``.
 
     Raises
     ------
@@ -138,8 +140,9 @@ def _new_folder(target: Path) -> Iterator[Path]:
 def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") -> Routed:
     """Place, route and pack a synthesised netlist with one seed, and return the result.
 
-    The result is kept in a folder whose name consists of ``prefix`` and the seed. If it is there
-    from an earlier call with the same netlist and seed, no tool is run.
+    ``synthesis`` is the folder that :func:`synthesised` returned. The result is kept in a folder
+    beside it, whose name consists of ``prefix`` and the seed. If that folder exists already, from
+    an earlier call, no tool is run.
 
     Raises
     ------
@@ -182,7 +185,7 @@ def route(source: Netlist, synthesis: Path, seed: int, *, prefix: str = "seed") 
 def routed_netlist(source: Netlist, synthesis: Path, seed: int) -> tuple[Path, Path]:
     """Place, route and pack as :func:`route` does, and also let nextpnr write the routed netlist.
 
-    No tool is run if the results of an earlier call are still there.
+    If the results of an earlier call exist already, no tool is run.
 
     Returns
     -------

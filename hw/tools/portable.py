@@ -52,7 +52,8 @@ def board_for(name: str, file: Path | None = None) -> Board:
 
     Parameters
     ----------
-    name : name of a configuration, or the path of a board file.
+    name : name of a configuration, or the path of a board file
+        (:func:`hw.boards.configs.config_by_name`).
     file : board file; its table ``[core]`` changes the configuration ``name``. If ``name`` is the
         board's own name, the file's configuration is used as it is.
 
@@ -468,7 +469,7 @@ def deliver(
     Parameters
     ----------
     name, file : see :func:`board_for`.
-    folder : folder to write to; None means one in ``default`` with the board's name.
+    folder : folder to write to; None means the folder in ``default`` that has the board's name.
     fit : also estimate the resources.
 
     Raises

@@ -1,4 +1,4 @@
-"""The USB device itself: LUNA's core with the endpoints and requests of a serial port."""
+"""The USB device itself: LUNA's device core, with the endpoints and requests of a serial port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SerialDevice(Elaboratable):
 
     Attributes
     ----------
-    transceiver : the transceiver, which has the pins.
+    transceiver : the transceiver, whose signals are those of the pins D+ and D-.
     rx, tx : received bytes, and bytes to send; both in the domain ``usb``.
     line_break : high for one cycle at a break, see :class:`hw.usb.serial_port.UsbSerialPort`.
     """

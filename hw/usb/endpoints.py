@@ -1,8 +1,9 @@
-"""The endpoints of the serial port. They start anew with every configuration by a host.
+"""The endpoints of the serial port, which start anew whenever a host resets or configures the
+device.
 
-The data toggles and buffers of LUNA's endpoints survive a bus reset. A host starts with DATA0 after
-it, so that the first packet would be taken for a repeated one and dropped. Therefore every endpoint
-here has an input ``restart``.
+The data toggles and buffers of LUNA's endpoints survive a bus reset. After a reset, a host starts
+with DATA0, so that its first packet could be taken for a repeated one and dropped. Therefore the
+endpoints for data have an input ``restart``.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class DataOut(Elaboratable):
     interface : connection to the USB device.
     restart : forget buffered bytes, and expect DATA0 next.
     stream : the received bytes.
-    zeros : high for one cycle when an undamaged packet has arrived that consists of zero bytes
-        only, before any of them is on ``stream``.
+    zeros : high for one cycle when an undamaged packet of zero bytes only has arrived, before any
+        of these bytes is on ``stream``.
     """
 
     def __init__(self):
@@ -59,14 +60,14 @@ class DataOut(Elaboratable):
 class DataIn(Elaboratable):
     """Send bytes to the host, in packets that end when no more bytes are waiting.
 
-    A transfer whose last packet is full ends with an empty one. Without it, the host would wait for
-    more bytes before it gives the last ones to a program.
+    If the last packet of a transfer is full, an empty packet follows. Without it, the host would
+    wait for more bytes before it gives the last ones to a program.
 
     Attributes
     ----------
     interface : connection to the USB device.
     restart : forget buffered bytes, and begin with DATA0.
-    stream : the bytes to send; ``last`` marks one behind which no other is waiting.
+    stream : the bytes to send; ``last`` marks a byte after which no other is waiting.
     """
 
     def __init__(self):
@@ -100,7 +101,7 @@ class DataIn(Elaboratable):
 
 
 class StatusIn(Elaboratable):
-    """Answer the host's question for notifications: there are never any.
+    """Answer the host's requests for notifications with NAK, because there are never any.
 
     Attributes
     ----------

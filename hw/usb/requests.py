@@ -18,7 +18,8 @@ RATE_BYTES = 4
 
 
 class ClassRequest(enum.IntEnum):
-    """Requests of CDC-ACM that this device knows (PSTN120, section 6.3)."""
+    """Requests of the class CDC-ACM that this device knows (PSTN subclass specification, revision
+    1.2, section 6.3)."""
 
     SET_LINE_CODING = 0x20
     GET_LINE_CODING = 0x21
@@ -29,7 +30,7 @@ class ClassRequest(enum.IntEnum):
 class SerialRequests(USBRequestHandler):
     """Answer the requests of the class CDC-ACM; all others of the class are stalled.
 
-    The settings have no effect but this: while the rate is :data:`hw.protocol.BREAK_BAUD`, zero
+    Of the settings, only the rate has an effect: while it is :data:`hw.protocol.BREAK_BAUD`, zero
     bytes are a break, as they are on a UART.
 
     Attributes

@@ -1,7 +1,8 @@
 """A serial port over USB: bytes in and out of a full-speed CDC-ACM device.
 
-The device is LUNA's (github.com/greatscottgadgets/luna), with its transceiver that consists of FPGA
-logic only. The class gives every operating system a serial port, without a driver of ours.
+The device is LUNA's (github.com/greatscottgadgets/luna), with a transceiver of FPGA logic only
+(:mod:`hw.usb.transceiver`). Every operating system has a driver for this class, so that none of
+ours is needed.
 """
 
 import warnings
@@ -20,25 +21,27 @@ if TYPE_CHECKING:
     from hw.usb.device import SerialDevice
 
 CROSSING_BYTES = 16
-"""Bytes of the queues between the clock domains."""
+"""Depth in bytes of the queues between the clock domains."""
 GATHER_CYCLES = 12
-"""Cycles of 12 MHz for which the last byte of a packet waits for more bytes to follow it: 1 us, so
-that a reply is not split into several packets."""
+"""Number of cycles of 12 MHz (1 us in total) for which a byte to send waits for another byte to
+follow it, before it ends the packet. So a reply is not split into several packets."""
 
 USB_HZ = 12e6
 """Frequency of the domain ``usb``."""
 ANSWER_CYCLES = (1, 7)
-"""Cycles of ``usb`` after the end of a packet until the first answer is allowed, and after which
-none is. LUNA's own least number is 2; the transceiver alone takes longer than USB demands."""
+"""Smallest and largest number of cycles of ``usb`` from the end of a received packet to the start
+of the answer. LUNA's own minimum is 2. Less is allowed here, because the transceiver alone delays
+the answer by more than the minimum that USB demands."""
 
 
 class UsbSerialPort(wiring.Component):
-    """Give a host a serial port over USB, and pass on the bytes of both directions.
+    """Offer a serial port to a host over USB, and pass on the bytes of both directions.
 
     The clock domain ``sync`` is that of ``rx`` and ``tx``. Besides it, the component needs the
     domains ``usb_io`` of 48 MHz and ``usb`` of 12 MHz, whose clocks come from the same PLL. No byte
-    is lost: packets are refused while ``rx`` is not taken, and wait while the host does not ask for
-    those of ``tx``. The rate that the host sets has no effect.
+    is lost. While the bytes on ``rx`` are not taken, packets from the host are refused, so that it
+    sends them again. Bytes on ``tx`` wait until the host asks for them. The rate that the host sets
+    has no effect, except on ``line_break``.
 
     Members
     -------
@@ -84,7 +87,7 @@ class UsbSerialPort(wiring.Component):
     def _receive(self, m: Module, device: "SerialDevice") -> None:
         """Pass on bytes and breaks from the USB device to ``rx`` and ``line_break``.
 
-        A queue takes the bytes to the clock domain ``sync``. A break empties it: both ends of the
+        A queue passes the bytes to the clock domain ``sync``. A break empties it: both ends of the
         queue drop all bytes until none is left, and only then is the break reported.
         """
         m.submodules.received = fifo = AsyncFIFO(

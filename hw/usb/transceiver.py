@@ -1,9 +1,11 @@
-"""Transceiver of a full-speed device made of FPGA logic, from the parts of LUNA's.
+"""Transceiver of a full-speed USB device, made of FPGA logic only, from parts of LUNA's
+transceiver.
 
 LUNA's own ``GatewarePHY`` passes received bytes and the end of a packet through queues between its
-two clocks. With them, the device's answer begins up to 14 bits after the end of the host's packet,
-where a host may give up after 16 (USB 2.0, section 7.1.19.1), and every hub on the way adds almost
-two. Here registers take the place of the queues, so that the answer begins after 11 bits at most.
+two clocks. With these queues, the device's answer begins up to 14 bit times after the end of the
+host's packet. That may be too late: a host may give up after 16 bit times (USB 2.0, section
+7.1.19.1), and every hub on the way adds almost two. Here registers take the place of the queues, so
+that the answer begins after 11 bit times at most.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ class Transceiver(Elaboratable):
     ----------
     dp_i, dn_i : levels of D+ and D-, asynchronous.
     dp_o, dn_o, oe : levels to drive, and whether to drive them.
-    pullup : connect the pull-up resistor.
-    tx_data, tx_valid, tx_ready : bytes of a packet to send; the packet ends with ``tx_valid``.
-    rx_data, rx_valid, rx_active : bytes of a received packet; it ends with ``rx_active``.
-    line_state : D- in bit 0 and D+ in bit 1, synchronous to ``usb``.
+    pullup : connect the pull-up resistor; follows ``term_select``.
+    tx_data, tx_valid, tx_ready : bytes of a packet to send; the packet ends when ``tx_valid``
+        falls.
+    rx_data, rx_valid, rx_active : bytes of a received packet; the packet ends when ``rx_active``
+        falls.
+    line_state : level of D- in bit 0 and of D+ in bit 1, synchronous to ``usb``.
 
-    The others exist because LUNA connects them, and have no effect.
+    The other signals exist because LUNA connects them. Only ``term_select`` has an effect: it asks
+    for the pull-up resistor.
     """
 
     def __init__(self):
