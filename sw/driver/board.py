@@ -110,13 +110,14 @@ class Board(AnyBoard):
         return self.write(self.prepare(network), on_progress)
 
     def prepare(self, network: Loadable, *, pixels: bool = True) -> Prepared:
-        """Compile a network for this board, and write nothing. A program is returned as it is.
+        """Compile a network for this board, and write nothing. If a program is given, it is
+        returned without being compiled again.
 
         Parameters
         ----------
         network : see :meth:`load`.
-        pixels : let the board compute the encoder, if it can
-            (:func:`sw.compile.compiler.compile_network`).
+        pixels : let the board compute the encoder (a first layer that turns pixels into spikes), if
+            it can (:func:`sw.compile.compiler.compile_network`). Otherwise the host computes it.
 
         Raises
         ------

@@ -157,7 +157,7 @@ def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
     """Identify the board on an open port, after resetting the rate of both ends of the line to the
-    default (:data:`hw.protocol.DEFAULT_BAUD`). If that fails, close the port.
+    default (:data:`hw.protocol.DEFAULT_BAUD`). If no board can be identified, close the port.
 
     Parameters
     ----------

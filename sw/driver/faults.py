@@ -102,7 +102,8 @@ ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "cut": _cut,
     "garbage": _garbage,
 }
-"""Faults that change the bytes of a frame, by kind.
+"""Functions that each inject one fault into the bytes of a frame, by the kind of fault. They take
+the frame and a random generator, and return the bytes to pass on.
 
 ``flip`` inverts a bit. ``drop`` removes a byte, ``double`` repeats one, ``insert`` adds a random
 byte. ``lose`` removes the whole frame, ``repeat`` sends it twice, ``cut`` removes its end.

@@ -13,8 +13,8 @@ from sw.driver.memory import Progress
 from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
-"""Largest number of consecutive failures of a board, without a result between them, after which it
-is recovered. The next failure raises its error."""
+"""Largest number of consecutive failures of a board, without a result between them, after each of
+which the board is recovered. The error of one more failure is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 """Reasons for which a board refuses a request that it may accept after it has been recovered."""
@@ -92,7 +92,7 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     """Write a program into a device's memories wherever they differ from it.
 
     The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
-    number of bytes that were written, or found to be equal, since its previous call.
+    number of bytes that were written, or found in the device already, since its previous call.
 
     In a virtual board that is :attr:`sw.driver.device.Device.direct`, weights and parameters are
     first written directly into the simulated memories. Then it is treated like any other board: it

@@ -49,8 +49,9 @@ Progress = Callable[[int], object]
 def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
     """Return how many bytes of ``data`` can be packed into ``room`` bytes, and their packed form.
 
-    ``data`` is packed ``step`` bytes at a time, as long as there is room, so the first result is a
-    multiple of ``step`` or the length of ``data``. ``step`` must be a multiple of
+    The packed form (:func:`hw.protocol.pack_zeros`) leaves out zero bytes. ``data`` is packed
+    ``step`` bytes at a time, as long as there is room, so the first result is a multiple of
+    ``step`` or the length of ``data``. ``step`` must be a multiple of
     :data:`hw.protocol.BLOCK_BYTES`.
     """
     packed = b""
@@ -134,8 +135,8 @@ class Memory:
 
     def check_request(self, space: Space, row: int, data: bytes) -> Request:
         """Return a request by which the board checks that a memory holds ``data`` from row ``row``
-        on. Only the CRC of ``data`` is sent. If the memory's rows have a different one, the board
-        refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
+        on. Only the CRC of ``data`` is sent. If the CRC of the memory's rows differs from it, the
+        board refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
         return self._check_request(space, row, data, zlib.crc32(data))
 
     def wrong_check_request(self, space: Space, row: int, data: bytes) -> Request:
@@ -237,7 +238,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Section:
-    """Data for consecutive rows of memory ``space``, of which ``row`` is the first."""
+    """Data for consecutive rows of the memory ``space``, from the row with the index ``row`` on."""
 
     space: Space
     row: int
@@ -272,8 +273,8 @@ class _Fill:
         return self.n_written
 
     def _check_wrongly(self, section: Section) -> None:
-        """Ask the board to compare the first row of a section with a wrong CRC, to see that it
-        refuses it. Otherwise its comparisons would prove nothing."""
+        """Ask the board to compare the first row of a section with a wrong CRC. The board must
+        refuse this request: if it accepts any CRC, its comparisons prove nothing."""
         row = section.data[: row_bytes(section.space, self.memory.config)]
         request = self.memory.wrong_check_request(section.space, section.row, row)
         self.transport.submit(request, lambda reply: self._checked_wrongly(section, reply))

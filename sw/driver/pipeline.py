@@ -42,7 +42,7 @@ RUN_TIMEOUT_S = 60.0
 """Longest time in seconds that a run may take, also on a virtual board."""
 
 N_RUNS_IN_DEVICE = 2
-"""Number of runs that the device holds: one in progress and one that waits."""
+"""Largest number of runs that the device accepts at a time: one in progress and one that waits."""
 
 
 @dataclass(eq=False)
@@ -119,9 +119,9 @@ class Pipeline:
     Parameters
     ----------
     device : board whose memories hold ``program``.
-    network : the network of which ``program`` was compiled; its encoder turns images into spikes if
-        the board does not do that. None if it is unknown, and the samples are in the form that
-        :meth:`sw.compile.program.Program.pack_input` takes.
+    network : the network from which ``program`` was compiled; its encoder turns images into spikes
+        if the board does not do that. None if the network is unknown; the samples must then have
+        the form that :meth:`sw.compile.program.Program.pack_input` takes.
     samples, maps : see :meth:`sw.driver.any_board.AnyBoard.stream`.
     """
 
@@ -403,7 +403,8 @@ class Pipeline:
         )
 
     def _work(self, job: _Job, n_cycles: int) -> Work:
-        """Return what the sample takes of line and core, without repetitions and spike maps."""
+        """Return the bytes on the line and the clock cycles of the core that the sample takes,
+        without requests sent again and without maps read back."""
         assert job.run is not None and job.tag is not None
         requests = [*job.writes, job.run]
         done = encode_frame(bytes([job.tag, Opcode.DONE | REPLY, Status.OK]) + job.done)

@@ -18,7 +18,8 @@ from hw.spec import Config
 
 
 class SdramFile:
-    """Contents of the SDRAM of a virtual board, in a file that the board's process maps, too.
+    """Contents of the SDRAM of a virtual board, in a file that the board's process has mapped into
+    its memory.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ class SdramFile:
         self._layout = RowLayout(chip=sdram_of(config), n_ports=config.banks, row_bits=row_bits)
 
     def write(self, image: bytes) -> None:
-        """Write rows of :attr:`hw.protocol.Space.OFFCHIP`, from row 0 on, given by their bytes."""
+        """Write the rows of :attr:`hw.protocol.Space.OFFCHIP` from row 0 on; ``image`` has their
+        bytes."""
         layout = self._layout
         dtype = np.dtype("<u2" if layout.chip.data_bits == 16 else "<u4")
         words = np.memmap(self.path, dtype, "r+").reshape(-1, layout.row_words)

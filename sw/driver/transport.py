@@ -118,7 +118,7 @@ class Request:
 
 
 Reply = bytes | DeviceError
-"""Data of a reply, or the error because of which there is none."""
+"""Data of a reply, or the error if the request failed."""
 
 
 @dataclass
