@@ -29,7 +29,8 @@ from sw.shipped import NETWORK
 VIRTUAL = "sim"
 """Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` given without a port: search the USB serial ports of known boards."""
+"""Value that ``--board`` gets if no port follows it: the board is then searched for on the USB
+serial ports."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -98,10 +99,11 @@ def port_of(board: str, config: Config | None) -> str | None:
     """Convert the value of ``--board`` to the ports that :func:`sw.driver.group.open_boards`
     opens.
 
-    If ``--board`` was given without a port, the result is None: USB ports are searched. ``config``
-    is the configuration that the network was exported for. ``sim`` alone simulates the default
-    board. If ``config`` is that of another known board (:mod:`hw.boards.configs`), each ``sim``
-    becomes ``sim:BOARD`` with this board's name.
+    If ``--board`` was given without a port, the result is None: USB ports are searched.
+
+    ``config`` is the configuration that the network was exported for; None if it is not known. If
+    it is that of a known board (:mod:`hw.boards.configs`), each ``sim`` becomes ``sim:BOARD`` with
+    this board's name. Otherwise ``sim`` simulates the default board.
 
     Raises
     ------

@@ -204,8 +204,8 @@ def _board(
 ) -> Iterator[AnyBoard | None]:
     """Open the board of ``--board``, load the network into it, and yield the board.
 
-    Yield None without this option. ``config`` is the configuration for which the virtual board is
-    started if the option names none. If that is None, too, the default configuration is simulated.
+    Yield None without this option. If the option asks for a virtual board without naming its
+    configuration, ``config`` is simulated or, if that is None, the default configuration.
     """
     if arguments.board is None:
         yield None

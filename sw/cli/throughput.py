@@ -67,7 +67,8 @@ class Transfer:
 
     @property
     def share(self) -> float:
-        """Share of the line's capacity in one direction that payload takes, 0 to 1."""
+        """Payload bytes per second as a fraction of those that the line can carry in one direction.
+        Above 1 if rows are packed into fewer bytes than they have."""
         return 10 * self.bytes_per_s / self.baud
 
 

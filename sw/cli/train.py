@@ -179,7 +179,7 @@ def _given(
 
     Parameters
     ----------
-    recipe : the recipe; None for data that no recipe is for.
+    recipe : the recipe; None if there is no recipe for the data.
     init : the checkpoint of ``--init``; None without this option.
     """
     if args.round_leaks and args.model_config:

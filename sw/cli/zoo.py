@@ -119,10 +119,10 @@ def granularities(config: ModelConfig) -> str:
 
 
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
-    """Return the name of the board with the least weight memory that the network fits.
+    """Return the name of the smallest board that the network fits, and the network compiled for it.
 
-    Boards with memory outside the FPGA come last. The second result is the network compiled for
-    this board. Both are None if the network fits no board.
+    The smallest board is the one with the least weight memory; boards with memory outside the FPGA
+    count as larger than all others. Both results are None if the network fits no board.
     """
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
 

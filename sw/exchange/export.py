@@ -105,11 +105,11 @@ class Images:
     what: str = ""
     """Description of the images for reports and messages."""
     calibration: NDArray[np.uint8] | None = None
-    """Images to correct biases with (:mod:`sw.convert.quantize`), if the network's file has none;
-    None if there are none."""
+    """Images from which quantisation corrects biases (:mod:`sw.convert.quantize`), if the network's
+    file has no samples for this; None if there are none."""
     data: dict[str, Any] | None = None
-    """Name of the data set that the images are from, and whether it is own data; None if they are
-    from a file."""
+    """Data set that the images are from: ``name`` is its name, and ``own`` says whether it is the
+    user's own data. None if the images are not from a data set."""
 
 
 def find_images(
@@ -193,9 +193,9 @@ def measure(
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
 
-    A layer's report has its size. It also has its input density (the fraction of its inputs that
-    are spikes), its synaptic operations (additions of a weight to a neuron) and its predicted clock
-    cycles. These are means over the images.
+    A layer's report has the size of the layer. It also has means over the images: of the input
+    density (the fraction of the layer's inputs that are spikes), of the synaptic operations
+    (additions of a weight to a neuron), and of the predicted clock cycles.
 
     Parameters
     ----------

@@ -172,7 +172,7 @@ Step = (
 class Node:
     """A step of a graph, with its name and the names of the nodes that it reads.
 
-    A node that is not a gate and reads several nodes reads their sum.
+    If a node other than a gate reads several nodes, its input is the sum of their outputs.
 
     The name :data:`sw.network.network.IMAGE` in ``sources`` stands for the network's input.
     """

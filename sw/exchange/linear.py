@@ -57,7 +57,8 @@ def to_rows(values: Float, shape: Shape) -> Float:
     Raises
     ------
     ExchangeError
-        ``values`` does not fit the map, or could belong to its channels as well as to its columns.
+        ``values`` does not fit the map, or is ambiguous: its numbers could be those of the map's
+        channels or those of its columns.
     """
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
@@ -205,8 +206,8 @@ def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
 def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to spikes or weighted sums, and return the result.
 
-    For weighted sums, their weights and bias are changed. For spikes, the scaling is stored in
-    ``factor``.
+    Weighted sums get new weights and biases; spikes get a new ``factor``
+    (:class:`sw.exchange.values.Spikes`).
     """
     if isinstance(value, SpikeSum):
         return added([scaled(step, part) for part in value.parts])
@@ -234,8 +235,8 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
 def weighted(name: str, step: Convolve | Connect, value: Spikes | SpikeSum) -> Sums:
     """Apply a convolution or fully connected step to spikes, and return the weighted sums.
 
-    The pooling and scaling that ``value`` still carries are folded into the weights. ``name`` is
-    the name of the layer that will hold the weights.
+    The pooling and scaling that are stored with ``value`` are folded into the weights. ``name`` is
+    the name of the layer that will get the weights.
     """
     shape = value.pooled
     step = _as_convolution(step, shape)
@@ -325,13 +326,19 @@ def _composed(
 def _inside(
     length: int, n_taps: int, n: int, stride: int, padding: int, window: Window, axis: int
 ) -> NDArray[np.bool_]:
-    """Return, along one axis, which taps of a convolution read pooled values that exist.
+    """Return which taps (kernel positions) of a convolution read pooled values instead of padding,
+    along one axis.
 
-    The other taps lie in the convolution's padding. The result is a mask (n, n_taps); if those taps
-    read only zeros anyway, it is (1, n_taps). ``length`` is the length of the map before the
-    pooling ``window``, and ``n`` that of the convolution's result. ``stride`` and ``padding`` are
-    those of the convolution along ``axis``, which is 0 for the vertical axis and 1 for the
-    horizontal one.
+    The result is a mask (n, n_taps). If taps in the padding read only zeros even after the pooling
+    was folded into the convolution, the result is (1, n_taps), all True.
+
+    Parameters
+    ----------
+    length : length of the map before the pooling ``window``.
+    n_taps : length of the convolution's kernel.
+    n : length of the convolution's result.
+    stride, padding : those of the convolution.
+    axis : 0 for the vertical axis, 1 for the horizontal one.
     """
     size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]
     tiled = border == 0 and size == step and length % step == 0

@@ -16,7 +16,7 @@ from hw.spec import N_LEAK_SHIFTS, Leak, Reset, decay, leak_shifts
 from sw.exchange.graph import TOLERANCE, ExchangeError, FireNode, Float, LeakGroup
 
 LeakShifts = tuple[Leak, tuple[int, ...]]
-"""A leak of the device: its kind and its shifts."""
+"""A leak of the device: its kind, and the numbers of bits by which it shifts membranes right."""
 
 LEAKS: tuple[LeakShifts, ...] = (
     (Leak.NONE, (0,)),

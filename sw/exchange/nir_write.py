@@ -63,7 +63,8 @@ def to_nir(
     ----------
     network : the integer network, or the folded network in float64, to express.
     scales : the Real-Spike coefficients that :func:`unfolded` keeps out of the weights, by name of
-        the layer. A layer's input spikes are multiplied by its coefficients (1, c, H|1, W|1).
+        the layer. A layer's input spikes are multiplied by its coefficients (1, c, H|1, W|1). None
+        if there are no such coefficients.
     dt_s : timestep in seconds that the reading simulator will assume.
 
     Raises
@@ -191,9 +192,9 @@ class _Writer:
     def scaled(self, layer: str, n: int, place: str, shape: Shape, flat: Dense | None) -> str:
         """Add a node that multiplies an input of a layer by the layer's coefficients.
 
-        The input is the output of the node ``place``, with the shape (C, H, W). It is the map
-        number ``n`` of those that the layer reads, counted from 0. With ``flat``, it is a flat
-        vector. Returns the name of the new node.
+        The input is the output of the node ``place``: the map number ``n`` of those that the layer
+        reads, counted from 0. ``shape`` is the map's (C, H, W). Unless ``flat`` is None, the input
+        is this map as a flat vector. Returns the name of the new node.
         """
         scale = np.broadcast_to(self.scales[layer][0], shape).reshape(-1 if flat else shape)
         name = f"{layer}.scale" if n == 0 else f"{layer}.scale{n + 1}"

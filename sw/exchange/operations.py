@@ -55,7 +55,8 @@ class Operations:
     timesteps: int
     sequences: bool
     frames: list[int] = field(default_factory=list)
-    """Timesteps whose frames the forward method took from its input, in this order."""
+    """Numbers of the timesteps whose frames the forward method has selected from its input, in the
+    order of selection."""
     repeats: bool = False
     """Whether the forward method repeats its input for every timestep."""
 
@@ -178,7 +179,7 @@ class Operations:
     ) -> Ref:
         """Translate a sum, difference or product of two values; return a reference to its result.
 
-        It becomes a gate between spikes, a part of a gate, or a total over timesteps.
+        The operation becomes a gate between spikes, a part of a gate, or a total over timesteps.
 
         ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
@@ -260,7 +261,7 @@ class Operations:
         Raises
         ------
         ExchangeError
-            The axes are others than those of timesteps or positions.
+            The axes are neither that of timesteps nor those of positions.
         """
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]

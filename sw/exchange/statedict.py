@@ -437,8 +437,8 @@ class _Builder:
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
-    """Return the number in the entry ``key`` of a topology's layer, or ``default`` without this
-    entry.
+    """Return the number in the entry ``key`` of a topology's layer, or ``default`` if the layer has
+    no such entry.
 
     Raises
     ------

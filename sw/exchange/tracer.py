@@ -121,10 +121,10 @@ class NetworkTracer(fx.Tracer):
         """Run modules one after another on ``x``, which has an axis of timesteps; return their
         output.
 
-        ``x`` and the output are symbols. ``loops`` says that the modules run timestep by timestep.
-        Otherwise, timesteps are treated like samples. Neurons cannot be run in this way, so they
-        are then added to ``problems``. ``where`` names the container or function that runs the
-        modules.
+        ``x`` and the output are symbols. With ``loops``, the modules run timestep by timestep.
+        Without it, they run once, on all timesteps as if these were samples of a batch. Neurons
+        cannot run in this way, and are added to ``problems``. ``where`` names the container or
+        function that runs the modules.
         """
         self.multi_step += loops
         for module in modules:

@@ -35,7 +35,7 @@ class Trace:
     frameworks: dict[str, str]
     """Library that defines each neuron, by name of the neuron's module."""
     frames: bool = False
-    """Whether the forward method takes another frame at every timestep from its input."""
+    """Whether the forward method reads a different frame of its input at every timestep."""
     repeats: bool = False
     """Whether the forward method gives the same input to all timesteps."""
 
@@ -130,8 +130,8 @@ class _Reader:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     stand_ins: set[fx.Node] = field(default_factory=set)
-    """Calls of modules that cannot be mapped, and operations on their results that fail. Such an
-    operation is no problem of its own."""
+    """Calls of modules that cannot be mapped, and operations that cannot be mapped because they use
+    the results of such calls. Only the modules are reported as problems."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()
@@ -166,8 +166,9 @@ class _Reader:
         """Convert a node of the traced graph, and return the symbol for its result
         (:mod:`sw.exchange.steps`).
 
-        If the node cannot be mapped, a problem is noted, and the result is a stand-in: the first
-        map among the arguments if there is one.
+        If the node cannot be mapped, a problem is noted. Tracing goes on with a stand-in for the
+        result: the first map among the node's arguments, or :data:`~sw.exchange.steps.OTHER` if
+        there is none.
         """
         where = self.place(node)
         if node.op == "get_attr":
