@@ -31,10 +31,9 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Names of the predictions whose accuracies are measured in floats, by the field of
-:class:`Evaluation` for the accuracy. ``both`` and ``spike`` are the training network's, with and
-without the auxiliary pathway (:func:`sw.training.loop.predictions`); ``folded`` are the folded
-network's."""
+"""Kinds of predictions in floats, by the field of :class:`Evaluation` for their accuracy. ``both``
+and ``spike`` are predictions of the training network, with and without the auxiliary pathway
+(:func:`sw.training.loop.predictions`); ``folded`` are those of the folded network."""
 
 
 @dataclass(frozen=True, kw_only=True)

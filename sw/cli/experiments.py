@@ -42,7 +42,8 @@ from sw.training.significance import Row
 OTHERS = ("frontier", "cross-validation")
 """Experiments besides :data:`sw.training.experiments.EXPERIMENTS`."""
 CROSS_VALIDATED = "mitbih"
-"""Recipe that is cross-validated unless ``--recipe`` names another."""
+"""Recipe (:class:`sw.training.recipes.Recipe`) that is cross-validated unless ``--recipe`` names
+another."""
 
 
 @command(

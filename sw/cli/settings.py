@@ -38,7 +38,7 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
 
 
 class _NoSettingError(Exception):
-    """A configuration has no setting of the name that was given."""
+    """Raised if a configuration has no setting of the given name."""
 
 
 def _assign(place: Any, keys: Sequence[str], value: Any, where: str = "") -> None:

@@ -179,7 +179,8 @@ def _given(
 
     Parameters
     ----------
-    recipe : the recipe; None if there is no recipe for the data.
+    recipe : the recipe (data set, network and settings of a training run); None if there is no
+        recipe for the data.
     init : the checkpoint of ``--init``; None without this option.
     """
     if args.round_leaks and args.model_config:

@@ -53,8 +53,8 @@ N_MEASURED = 100
 
 
 class ZooError(RuntimeError):
-    """Error that a document lacks the pair of comments that enclose its table; the message names
-    them.
+    """Raised if a document lacks the pair of comments that must enclose its table; the message
+    names these comments.
     """
 
 

@@ -33,8 +33,8 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
 
     Parameters
     ----------
-    config : configuration of the device. Its clock frequency says which rates the device can
-        produce: it divides the clock by an integer.
+    config : configuration of the device. Its clock frequency determines the possible rates, because
+        the device makes a rate by dividing its clock by an integer.
     limit_baud : fastest rate to try, in bits per second; None means ``config.baud``.
 
     Raises

@@ -210,8 +210,8 @@ class Device:
 
     @property
     def virtual(self) -> bool:
-        """Whether the board is simulated by a process that this object ends when it is closed. The
-        speed of such a board is measured by its simulated clock.
+        """Whether the board is simulated, by a process that :meth:`close` ends. The speed of such a
+        board is measured by its simulated clock.
         """
         return self._virtual_board is not None
 

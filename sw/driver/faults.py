@@ -169,7 +169,7 @@ def parse(spec: str) -> Plan:
 
 def inject(port: Port, plan: Plan, pid: int | None = None) -> Port:
     """Return a port that injects the plan's faults into ``port``, or ``port`` itself if the
-    probability of faults is 0. ``pid`` is the number of a virtual board's process, see
+    probability of faults is 0. ``pid`` is the process ID of a virtual board, see
     :class:`FaultyPort`."""
     return FaultyPort(port, plan, pid) if plan.rate else port
 
@@ -182,8 +182,9 @@ class FaultyPort:
     ----------
     port : the other port.
     plan : faults to inject.
-    pid : number of a virtual board's process. The fault ``reset`` sends it the signal SIGUSR1, and
-        the virtual board then resets itself. If this is None, the fault ``reset`` does not occur.
+    pid : process ID of a virtual board. The fault ``reset`` sends the signal SIGUSR1 to this
+        process, and the virtual board then resets itself. None if the board is real; the fault
+        ``reset`` then does not occur.
 
     Attributes
     ----------

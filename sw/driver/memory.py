@@ -1,4 +1,8 @@
-"""Access to the memories of a device: read, write and verify them over the serial link."""
+"""Access to the memories of a device: read, write and verify them over the serial link.
+
+:mod:`hw.protocol` explains the requests READ, WRITE and CHECK. On a CHECK, the device compares the
+CRC of some rows of a memory with a CRC that the host has sent.
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@ those that were lost are sent again.
 
 Each message travels in a frame, as :mod:`hw.protocol` describes. The decoded contents of a frame
 are called a packet: sequence number, opcode and payload. The device answers requests in the order
-in which they arrive. So if a reply arrives before that to an earlier request, the earlier request
-or its reply was lost.
+in which they arrive. So if a request is answered while an earlier one is still unanswered, the
+earlier request or its reply was lost.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ MAX_REPLY_BYTES_IN_FLIGHT = 4096
 port."""
 
 MAX_RECEIVED_BYTES = 1 << 16
-"""Largest number of received bytes that are kept while the end of their frame has not arrived. Far
-more than a frame has."""
+"""Largest number of received bytes that are kept while the end of their frame has not arrived. The
+longest frame is much shorter."""
 
 POLL_S = 0.02
 """Longest time in seconds that a single read of the port blocks."""
@@ -242,9 +242,9 @@ class Transport:
         """Discard all requests, and return host and device to the default rate
         (:data:`hw.protocol.DEFAULT_BAUD`).
 
-        This method sends a break (see :mod:`hw.protocol`), which makes the device return to that
-        rate, and which the device does not answer. A port with a fixed rate gets no break, because
-        its device never changes the rate.
+        This method sends a break (see :mod:`hw.protocol`). The device then returns to the default
+        rate, and sends no reply. A port with a fixed rate gets no break, because its device never
+        changes the rate.
 
         Raises
         ------
@@ -346,9 +346,9 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s
 
     def _fits(self, frame: bytes, request: Request) -> bool:
-        """Return whether a request may be sent now without the danger that the device's receive
-        buffer or the host's overflows. The result is True if no other request is unanswered.
-        ``frame`` is the encoded request.
+        """Return whether a request can be sent now without overflowing the receive buffer of the
+        device or of the host. The result is True if no other request is unanswered. ``frame`` is
+        the encoded request.
         """
         if not self._in_flight:
             return True

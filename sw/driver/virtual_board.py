@@ -92,8 +92,8 @@ class VirtualBoard:
 
     @property
     def pid(self) -> int:
-        """Number of the virtual board's process. The signal SIGUSR1 to this process resets the
-        simulated device."""
+        """Process ID of the virtual board. The signal SIGUSR1 to this process resets the simulated
+        device."""
         return self._process.pid
 
     def n_cycles(self) -> int:

@@ -48,7 +48,7 @@ def describe(
     image_shape : shape (C, H, W) of the input, or (channels, positions) if the network has 1-D
         convolutions.
     pixel_max : value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None
-        if the input is binary frames.
+        if the input is binary frames, an array of spikes for each timestep.
     order : names of the modules in the order in which they run, without those that are never
         called. None finds the order by tracing the network's forward method.
     labels : names of the classes.

@@ -99,7 +99,8 @@ class Images:
     """Images to measure a network on, and images to calibrate it with; either may be missing."""
 
     images: NDArray[np.uint8] | None = None
-    """Images or frames to measure on; None if there are none."""
+    """Images (N, C, H, W) or binary frames (N, T, C, H, W) to measure on; None if there are
+    none."""
     labels: NDArray[Any] | None = None
     """Classes (N,) of the images; None if unknown, so that no accuracy can be measured."""
     what: str = ""

@@ -24,7 +24,8 @@ Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """Error that a network cannot be imported or exported; the message names node and reason."""
+    """Raised if a network cannot be imported or exported; the message names the node and the
+    reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,7 +195,7 @@ class Source:
     image_shape: Shape
     pixel_max: float | None = 1.0
     """Value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None if the
-    input is binary frames."""
+    input is binary frames, an array of spikes for each timestep."""
     labels: tuple[str, ...] = ()
     averaged: bool = True
     """Whether logits are means over the timesteps; otherwise they are sums."""
@@ -203,9 +204,9 @@ class Source:
 def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
     """Return the weights of a plain convolution that computes a grouped or dilated one.
 
-    The result is (output channels, input channels, kernel height, kernel width), with weights of 0
-    for the channels of other groups and for the places between dilated taps. ``weight`` has only
-    the input channels of one group. ``dilation`` is (vertical, horizontal).
+    The result is (output channels, input channels, kernel height, kernel width). It has weights of
+    0 for the channels of other groups, and between the kernel positions that dilation moves apart.
+    ``weight`` has only the input channels of one group. ``dilation`` is (vertical, horizontal).
 
     Raises
     ------

@@ -39,7 +39,8 @@ def quantised(
     param_bits : width of biases and thresholds in bits.
     pixel_bits, encoder_bits : widths of the pixels and of the encoder's weights in bits. If one of
         them differs from its default, the network is always quantised.
-    calibration : images or frames to correct biases with, if the network is quantised.
+    calibration : images (N, C, H, W) or binary frames (N, T, C, H, W) to correct biases with, if
+        the network is quantised; see :func:`sw.convert.quantize.quantize`.
 
     Raises
     ------

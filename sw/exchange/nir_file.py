@@ -135,7 +135,7 @@ def flattened(graph: Any) -> Any:
     Raises
     ------
     ExchangeError
-        A subgraph has not exactly one input and one output, so that it cannot be connected.
+        A subgraph cannot be connected, because it does not have exactly one input and one output.
     """
     nir = library()
     nodes: dict[str, Any] = {}
@@ -175,7 +175,7 @@ def _joined(
     Parameters
     ----------
     edges : edges of the graph, as pairs (source, target) of names.
-    inner : edges of the subgraph, whose nodes have their new names.
+    inner : edges of the subgraph, as pairs of its nodes' new names.
     full : new names of the subgraph's nodes, by their names in the subgraph.
     ends : names of the subgraph's input and output, which are left out of the result.
     """

@@ -57,8 +57,9 @@ class NirOptions:
     """Number of timesteps to run. None takes the number that the file states, which only files of
     :mod:`sw.exchange.nir_write` do."""
     pixel_max: float | None = 1.0
-    """Value that a pixel of 255 had in training; None if the input is binary frames. Ignored for
-    files of :mod:`sw.exchange.nir_write`, which state the kind of their input."""
+    """Value that a pixel of 255 had in training; None if the input is binary frames, an array of
+    spikes for each timestep. Ignored for files of :mod:`sw.exchange.nir_write`, which state the
+    kind of their input."""
     dt_s: float | None = None
     """Timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
     ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`."""

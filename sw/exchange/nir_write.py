@@ -56,8 +56,8 @@ def to_nir(
 ) -> Any:
     """Return a NIR graph that fires the same spikes as a network.
 
-    The graph's input is binary frames, or pixels from 0 to 255, which are the same at every
-    timestep. The logits are the sum of its output over all timesteps.
+    At each timestep, the graph's input is an array of spikes, or the pixels of the image, from 0 to
+    255. The sum of the graph's output over all timesteps is the logits.
 
     Parameters
     ----------
@@ -215,8 +215,9 @@ class _Writer:
     def divisor(self, layer: NirLayer) -> Float:
         """Return the numbers (y|1, x|1, o) by which a layer's weights and biases are divided.
 
-        There is one per output channel o and position (y, x), or one for all positions. They are
-        the layer's thresholds, or 1 in the output layer, which has no thresholds.
+        They are the layer's thresholds, or 1 in the output layer, which has no thresholds. There is
+        one for each output channel o and position (y, x); y and x have length 1 if all positions
+        share their numbers.
         """
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))

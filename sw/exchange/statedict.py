@@ -457,7 +457,8 @@ def pair_of(
 ) -> tuple[int, int]:
     """Return the entry ``key`` of a topology's layer as a (vertical, horizontal) pair.
 
-    A single number is used for both directions.
+    A single number is used for both directions. If the layer has no such entry, ``default`` is
+    used; with a default of None, the entry is required.
 
     Raises
     ------

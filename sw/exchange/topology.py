@@ -75,7 +75,7 @@ KINDS = {
     "vote": {"name"},
     "block": {"gate", "branch", "identity"},
 }
-"""Kinds of layers in a topology, and the other entries that each may have."""
+"""Entries that a layer in a topology may have besides its kind, by its kind."""
 
 
 def load_topology(name: str) -> dict[str, Any]:

@@ -102,9 +102,10 @@ def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
 
 
 def _defaults(root: nn.Module) -> dict[str, Any] | None:
-    """Return the default values of a forward method's arguments by name, without the first one.
+    """Return the default values of a forward method's arguments, by name of the argument.
 
-    The result is None if there are no default values.
+    The first argument, the network's input, is left out. The result is None if no other argument
+    has a default value.
     """
     parameters = list(inspect.signature(root.forward).parameters.values())[1:]
     found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
