@@ -164,7 +164,7 @@ def find_inputs(
     -------
     samples : uint8, in the form that the network takes: images (N, C, H, W), or binary frames
         (N, T, C, H, W).
-    labels : (N,), or None if they are not known.
+    labels : classes (N,) of the samples; None if they are not known.
 
     Raises
     ------

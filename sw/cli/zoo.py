@@ -5,9 +5,10 @@ With ``--update`` the figures are stored in ``checkpoints/zoo.json``, and the ta
 
 Accuracy on the device is that of the integer reference (:mod:`sw.network.reference`) on the whole
 test set; the device computes the same, bit for bit. Operations, spikes and cycles are means over
-:data:`N_MEASURED` test samples. Energy is the estimate that is usual in papers, without memories:
-0.9 pJ for an accumulation, and 4.6 pJ for a multiply-accumulation. Multiply-accumulations occur
-only in the stem, the first convolution, where the host computes it from pixels.
+:data:`N_MEASURED` test samples. Energy is the estimate that is usual in papers, which leaves out
+the memories: 0.9 pJ for an accumulation, and 4.6 pJ for a multiply-accumulation.
+Multiply-accumulations occur only in the stem (the first convolution), if the host computes it from
+pixels.
 """
 
 from __future__ import annotations

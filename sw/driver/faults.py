@@ -107,7 +107,7 @@ the frame and a random generator, and return the bytes to pass on.
 
 ``flip`` inverts a bit. ``drop`` removes a byte, ``double`` repeats one, ``insert`` adds a random
 byte. ``lose`` removes the whole frame, ``repeat`` sends it twice, ``cut`` removes its end.
-``garbage`` puts random bytes before it."""
+``garbage`` puts random bytes before the frame."""
 
 KINDS = (*ON_BYTES, "stall", "reset")
 """All kinds of faults: those of :data:`ON_BYTES`, ``stall``, which delays a frame, and ``reset``,

@@ -267,7 +267,8 @@ class _Distribution:
 
 
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open one board, or several that are used as one, and return it or their group.
+    """Open one board, or several boards that are used as one. Return the board, or the group of
+    boards.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ MAX_RECOVERIES = 3
 which the board is recovered. The error of one more failure is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons for which a board refuses a request that it may accept after it has been recovered."""
+"""Reasons for which a board refuses a request, but may accept it after a recovery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Loaded:
     ----------
     n_bytes : number of bytes of the program, including the part of spike memory that is set to 0.
         In a group, the sum over the boards.
-    n_written : number of those bytes that were written: all in spike memory, and in other memories
-        those that the board did not hold already. In a group, the sum over the boards.
+    n_written : number of these bytes that were written: all those of spike memory, and those of
+        other memories that were not in the board already. In a group, the sum over the boards.
     seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
         board.
     """
@@ -94,10 +94,10 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
     number of bytes that were written, or found in the device already, since its previous call.
 
-    In a virtual board that is :attr:`sw.driver.device.Device.direct`, weights and parameters are
-    first written directly into the simulated memories. Then it is treated like any other board: it
-    compares its memories with CRCs that are sent over the serial line, and rows that differ are
-    written over the line.
+    If loading bypasses the serial line of a virtual board (:attr:`sw.driver.device.Device.direct`),
+    weights and parameters are first written directly into the simulated memories. Then the board is
+    treated like any other: it compares its memories with CRCs that are sent over the line, and rows
+    that differ are written over the line.
 
     Returns
     -------

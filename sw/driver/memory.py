@@ -130,7 +130,7 @@ class Memory:
 
     def read_requests(self, space: Space, row: int, n_rows: int) -> list[Request]:
         """Return requests that read ``n_rows`` rows of a memory, from row ``row`` on. The reply to
-        each fits one frame."""
+        each request fits one frame."""
         step = (self.config.max_payload_bytes - STATUS_BYTES) // row_bytes(space, self.config)
         return [
             self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))

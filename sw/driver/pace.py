@@ -40,7 +40,7 @@ class Work:
 def images_per_s(samples: Sequence[Work], *, baud: int, clk_hz: int, n_buffers: int) -> float:
     """Return the number of samples per second that a board computes, once its pipeline is full.
 
-    The host writes an input as soon as a buffer is free, which it knows from the announced end of
+    The host writes an input as soon as a buffer is free: when the board has announced the end of
     the run that used the buffer. A run starts when its input has arrived and the run before it has
     ended. Both directions of the line and the core work at the same time.
 

@@ -68,9 +68,9 @@ class _Job:
         may have used incomplete input.
     acknowledged : whether the board has accepted the run.
     done : data of the board's announcement that the run has ended.
-    maps : maps that are read back, by name. Several requests read one map; for each of them, this
-        holds the data of the reply, empty until it arrives.
-    n_reads_left : number of those requests that are not answered yet.
+    maps : maps that are read back, by name. Several requests read one map, and its list has one
+        item for each of them: the data of the reply, empty until the reply arrives.
+    n_reads_left : number of requests for maps that are not answered yet.
     outcome : the sample's result; None until it is complete.
     """
 

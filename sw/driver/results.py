@@ -54,7 +54,8 @@ class Results:
     load_s : duration of loading the network in seconds.
     baud : rate of the serial line in bits per second.
     n_boards : number of boards that share the images.
-    n_buffers : number of buffers for inputs in a board: while it computes one, the next can arrive.
+    n_buffers : number of buffers for inputs in a board: the next input can arrive while the board
+        computes the current one.
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
     n_repeated : number of requests sent again during the session.
     n_recoveries : number of times that the link was restarted during the session.

@@ -1,8 +1,8 @@
 """The file that holds the contents of a virtual board's SDRAM.
 
-Tens of megabytes would take an hour over the simulated serial line. So the driver writes them into
-this file, while the board is idle. They are verified over the line, as on any other board: the
-driver sends CRCs, and the board compares them with those of its memory.
+Tens of megabytes would take an hour over the simulated serial line. So the driver writes the
+contents into this file, while the board is idle. They are verified over the line, as on any other
+board: the driver sends CRCs, and the board compares them with the CRCs of its memory.
 """
 
 from __future__ import annotations

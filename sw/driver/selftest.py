@@ -197,7 +197,7 @@ def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, byte
 
 
 def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
-    """Write each pattern of :func:`patterns` to a whole memory, and compare it when read back.
+    """Write each pattern of :func:`patterns` to a whole memory, read it back, and compare.
 
     Returns whether the test passed, and a text that describes the test or the fault.
     """
@@ -349,8 +349,8 @@ def _firing(
     identity: str | None = None,
     scale: int = 1,
 ) -> Layer:
-    """Return a random layer of neurons with 3 x 3 kernels, which keeps the (height, width) of its
-    map.
+    """Return a random layer of neurons, with 3 x 3 kernels and a padding of 1. Some layers with a
+    gate also have OR-pooling, which halves the height and width of the map.
 
     Parameters
     ----------

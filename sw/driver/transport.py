@@ -45,7 +45,7 @@ MAX_IN_FLIGHT = 64
 
 MAX_BYTES_IN_FLIGHT = 32768
 """Largest total size of unanswered requests in bytes, if the device executes each of them as fast
-as it arrives. Sending as many bytes takes 27 ms at 12 Mbaud, far longer than a USB adapter's
+as it arrives. Sending this many bytes takes 27 ms at 12 Mbaud, far longer than a USB adapter's
 latency."""
 
 MAX_REPLY_BYTES_IN_FLIGHT = 4096
@@ -109,11 +109,12 @@ class Request:
         return self.what or self.opcode.name
 
     def frame(self, seq: int) -> bytes:
-        """Return the bytes on the line of this request with the sequence number ``seq``."""
+        """Return the frame that sends this request with the sequence number ``seq``, as bytes on
+        the line."""
         return encode_frame(bytes([seq, self.opcode]) + self.payload)
 
     def ack(self, seq: int) -> bytes:
-        """Return the bytes on the line of a reply without data to this request."""
+        """Return the frame of a reply to this request that has no data, as bytes on the line."""
         return encode_frame(bytes([seq, self.opcode | REPLY, Status.OK]))
 
 

@@ -45,7 +45,7 @@ class VirtualBoard:
     @classmethod
     def start(cls, config_name: str, latency_ms: float = 0.0) -> VirtualBoard:
         """Start a virtual board, and return it. Its process ends when :meth:`stop` is called or
-        this process ends.
+        the calling process ends.
 
         Parameters
         ----------

@@ -59,7 +59,7 @@ class Export:
     ``program`` is the network compiled for ``config``, a configuration of the gateware. It is None
     if the network does not fit. ``layers`` has the costs of each layer. ``boards`` says for each
     supported board how the network fits it. ``measured_on`` describes the images on which accuracy
-    and costs were measured; it is empty, and ``accuracy`` None, if there were none.
+    and costs were measured; if there were no images, it is empty, and ``accuracy`` is None.
     """
 
     network: Network

@@ -105,9 +105,9 @@ class Flatten:
 class LeakGroup:
     """Neurons of one map that have the same leak.
 
-    ``leak`` is the kind of the leak. It is computed from membranes that are shifted right, and
-    ``shifts`` are the numbers of bits (:class:`hw.spec.Leak`). ``members`` is True for these
-    neurons; its shape broadcasts to that of the map, (C, H, W).
+    ``leak`` is the kind of the leak, and ``shifts`` are the numbers of bits by which the membrane
+    is shifted right to compute it (:class:`hw.spec.Leak`). ``members`` is True for these neurons;
+    its shape broadcasts to the shape (C, H, W) of the map.
     """
 
     leak: Leak
@@ -119,9 +119,9 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which all have the same kind of reset.
 
-    ``leak`` is the kind of their leak. It is computed from membranes that are shifted right by
-    several numbers of bits (:class:`hw.spec.Leak`): ``leak_shift`` is the first of these numbers,
-    and ``finer_shifts`` are all others.
+    ``leak`` is the kind of their leak. To compute it, the membrane is shifted right by one or more
+    numbers of bits (:class:`hw.spec.Leak`): ``leak_shift`` is the first of these numbers, and
+    ``finer_shifts`` are all others.
     """
 
     threshold: Float

@@ -139,7 +139,8 @@ def pooled_sums(pool: Pool, value: Sums) -> Sums:
 def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
     """Apply a convolution or fully connected step to weighted sums, and return the new sums.
 
-    Weights that directly follow weights become one layer of weights, whose kernel covers both.
+    Two linear steps without neurons in between become one layer of weights, whose kernel covers
+    both kernels.
     """
     step = _as_convolution(step, value.shape)
     if step.padding != (0, 0):
@@ -259,8 +260,8 @@ def as_sums(name: str, value: Value) -> Sums:
 
 
 def _term(step: Convolve, value: Spikes) -> Term:
-    """Return the weighted sums that a convolution without its bias computes of one map of
-    spikes.
+    """Return the weighted sums of one map of spikes that a convolution computes, without its
+    bias.
     """
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
@@ -290,8 +291,8 @@ def _composed(
 
     At the edge of the map, taps (kernel positions) of the old convolution lie in its padding, and
     read zeros. The new taps that replace them may lie on spikes instead, if pooling windows
-    overlap, have padding or leave out an edge of the map. Such taps must be 0. The result then has
-    weights for each position, because only neurons at the edge are concerned.
+    overlap, have padding or leave out an edge of the map. The weights of such taps must be 0, but
+    only for neurons at the edge. So the result then has weights of its own for each position.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height

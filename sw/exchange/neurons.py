@@ -1,8 +1,9 @@
 """Convert leaks and resets of other frameworks' neurons to those of the device.
 
 A framework's leak multiplies the membrane by a factor at every timestep, its *decay*. The device's
-leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so most decays have no exact leak; on
-request, the nearest one is taken. :mod:`sw.exchange.nearest` measures what that changes.
+leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so the device does not have most
+decays. On request, the leak with the nearest decay replaces the framework's;
+:mod:`sw.exchange.nearest` measures what that changes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ exported."""
 KEY = "spikefold"
 """Key of this project's entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
-"""Largest float32 below 1."""
+"""Largest float32 below 1. Neurons with this threshold fire at a membrane of 1 whether a simulator
+compares with ``>`` or with ``>=``."""
 
 NirNetwork = Network | FoldedNetwork
 NirLayer = Layer | FoldedLayer

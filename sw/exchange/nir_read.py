@@ -234,7 +234,7 @@ class _Reader:
         Raises
         ------
         ExchangeError
-            Its type or one of its parameters is not supported.
+            The node's type or one of its parameters is not supported.
         """
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
@@ -338,7 +338,7 @@ UNSUPPORTED = {
 def _sizes(values: Any, n_axes: int, fill: int) -> tuple[int, int]:
     """Return a stride, padding or size of a NIR node as a pair (vertical, horizontal).
 
-    For nodes of one axis, ``fill`` is the vertical number.
+    ``n_axes`` is 1 for a Conv1d, whose vertical number is ``fill``, and 2 for a Conv2d.
     """
     return pair_of(values) if n_axes == 2 else (fill, pair_of(values)[1])
 

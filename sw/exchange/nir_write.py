@@ -70,8 +70,8 @@ def to_nir(
     Raises
     ------
     ExchangeError
-        NIR cannot express some layers, all of which the message names; or the package ``nir`` is
-        not installed.
+        NIR cannot express some layers; the message names all of them. Or the package ``nir`` is not
+        installed.
     """
     nir = library()
     problems = {
@@ -401,8 +401,8 @@ def _unstacked(layer: NirLayer) -> list[Any]:
     """Return a stacked layer as several layers, each of which reads one of its maps.
 
     A stacked layer has weights of its own for every map that it reads
-    (:class:`sw.network.network.AnyLayer`). The layers' sums add up to those of the stacked layer;
-    the first layer has its biases, the others have none.
+    (:class:`sw.network.network.AnyLayer`). The sums of the returned layers add up to the sums of
+    the stacked layer; the first one has its biases, the others have none.
     """
     n_in = layer.weight.shape[4] // len(layer.sources)
     return [

@@ -139,8 +139,8 @@ def stacked(terms: Sequence[Term]) -> tuple[Float, bool]:
     """Return the weights of a layer that adds up convolutions of different maps, and whether each
     map has weights of its own.
 
-    The convolutions are ``terms``, which must have the same kernel size. If the weights of all of
-    them are equal, they are returned once.
+    The convolutions are ``terms``, which must have the same kernel size. If all of them have equal
+    weights, these are returned once, for all maps.
     """
     first = terms[0].weight
     if all(np.array_equal(term.weight, first) for term in terms[1:]):

@@ -25,9 +25,9 @@ class _Proxy(fx.Proxy):
     """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
     own.
 
-    torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol can
-    also stand for a number, the length of the input's first axis, as in ``for t in
-    range(x.size(0))``; this number is that of the timesteps.
+    torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol also
+    allows loops such as ``for t in range(x.size(0))``: if it stands for the length of the input's
+    first axis, it can be used as a number, and is equal to the number of timesteps.
     """
 
     def __index__(self) -> int:

@@ -218,8 +218,8 @@ class _Reader:
 
         ``target`` is the module's name in the traced module. ``state`` is the second argument of
         the call, which gives snnTorch's neurons their membranes; None without one. If the module
-        changes nothing, such as dropout, ``source`` is returned. It is also returned if the module
-        cannot be mapped, and a problem is noted.
+        changes nothing, such as dropout, ``source`` is returned. If the module cannot be mapped, a
+        problem is noted, and ``source`` is returned as well.
         """
         name = self.tracer.full_name(target)
         kind = self.tracer.kinds.get(target)
