@@ -274,7 +274,7 @@ def check_data_dir(arguments: argparse.Namespace) -> None:
 
 
 def load(board: AnyBoard, network: Loadable) -> Loaded:
-    """Compile a network for a board and write it to its memories, showing progress.
+    """Compile a network for a board, and write it to the board's memories, showing progress.
 
     Return how much was written, and how long that took. Exceptions are those of
     :meth:`sw.driver.any_board.AnyBoard.load`.

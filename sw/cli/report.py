@@ -180,7 +180,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 
 
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
-    """Return the compiled network for the report, and the configuration of its board.
+    """Return the compiled network for the report, and the configuration of the report's board.
 
     The board is ``target`` or, by default, the board that the file was exported for, or else
     :data:`DEFAULT_BOARD`. The program is None if the network does not fit.

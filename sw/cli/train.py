@@ -415,7 +415,7 @@ def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def _recorded(words: Sequence[str]) -> str:
-    """Return the command line that repeats a run, for its checkpoint.
+    """Return the command line that repeats a training run; the run's checkpoint stores it.
 
     Paths are absolute, so that the command may be given in any folder. ``words`` are the arguments.
     """

@@ -65,7 +65,7 @@ class Entry:
 
     Accuracies are in percent. The data set's ``metric`` says whether they are shares of all samples
     (``accuracy``) or means over classes (``balanced``). Spikes, operations, cycles and energy are
-    means per sample.
+    means per sample; ``n_cycles`` is None if the network fits no board.
     """
 
     name: str

@@ -17,8 +17,8 @@ from sw.network.network import Network
 def against_reference(
     network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
 ) -> list[str]:
-    """Run the integer reference on images, and return a description of each difference between a
-    board's results and the reference's; see :func:`differences`.
+    """Run the integer reference on images, and return a description of each difference between the
+    results of a board and of the reference; see :func:`differences`.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def differences(
     logits: NDArray[np.int64],
     maps: dict[str, NDArray[np.uint8]],
 ) -> Iterator[str]:
-    """Yield a description of each difference between a board's result for one image and the integer
-    reference's.
+    """Yield a description of each difference between the results of a board and of the integer
+    reference for one image.
 
     The prediction, the logits, and each layer's numbers of spikes and of synaptic operations
     (additions of one weight to one neuron) are compared. If the spikes were read back from the

@@ -61,8 +61,8 @@ def load_bytes(program: Program) -> int:
 
 
 class LoadProgress:
-    """Progress of loading that counts every byte only once, even if loading is repeated after a
-    failure.
+    """Progress counter for loading, which counts every byte only once even if loading is repeated
+    after a failure.
 
     Parameters
     ----------

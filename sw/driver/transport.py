@@ -114,7 +114,7 @@ class Request:
         return encode_frame(bytes([seq, self.opcode]) + self.payload)
 
     def ack(self, seq: int) -> bytes:
-        """Return the frame of a reply to this request that has no data, as bytes on the line."""
+        """Return the frame of a reply without data to this request, as bytes on the line."""
         return encode_frame(bytes([seq, self.opcode | REPLY, Status.OK]))
 
 

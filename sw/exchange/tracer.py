@@ -141,6 +141,8 @@ class NetworkTracer(fx.Tracer):
         """Trace a module, and return the graph of its operations.
 
         SpikingJelly's functions that apply modules to all timesteps are treated like containers.
+        ``concrete_args`` are values for arguments of the forward method, by name; these arguments
+        do not become symbols.
         """
         functional = sys.modules.get("spikingjelly.activation_based.functional")
         names = ("multi_step_forward", "seq_to_ann_forward")
