@@ -56,7 +56,7 @@ def check_output(path: Path | None) -> None:
     Raises
     ------
     OutputError
-        The path is a folder, or its folder does not exist or takes no new files.
+        The path is a folder, or its folder does not exist or does not allow new files.
     """
     if path is None:
         return

@@ -141,7 +141,7 @@ def evaluate(
     ----------
     weight_bits : widths of weights in bits to quantise the network to.
     metric, note : fields of the result; see :class:`Evaluation`.
-    data : name of the data set that the samples are from; None for the checkpoint's.
+    data : name of the data set that the samples are from; None for the checkpoint's data set.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def port_of(board: str, config: Config | None) -> str | None:
     If ``--board`` was given without a port, the result is None: USB ports are searched.
 
     ``config`` is the configuration that the network was exported for; None if it is not known. If
-    it is that of a known board (:mod:`hw.boards.configs`), each ``sim`` becomes ``sim:BOARD`` with
+    it belongs to a known board (:mod:`hw.boards.configs`), each ``sim`` becomes ``sim:BOARD`` with
     this board's name. Otherwise ``sim`` simulates the default board.
 
     Raises

@@ -36,7 +36,7 @@ class AnyBoard(ABC):
     @abstractmethod
     def config(self) -> Config:
         """Hardware configuration that the board reported (lanes, sizes of memories, clock, ...); in
-        a group, that of the first board."""
+        a group, the configuration of the first board."""
 
     @property
     @abstractmethod

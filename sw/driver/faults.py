@@ -121,7 +121,7 @@ OPTIONS = ("faults", "kinds", "seed", "latency")
 def split_options(port: str) -> tuple[str, str]:
     """Split the name of a port into the port and the options of fault injection behind its ``?``.
 
-    The address of a port at another machine keeps its other options, which are pyserial's.
+    The address of a port at another machine keeps its other options, which are for pyserial.
 
     >>> split_options("sim?faults=1e-2&seed=7")
     ('sim', 'faults=1e-2&seed=7')
@@ -189,8 +189,8 @@ class FaultyPort:
     Attributes
     ----------
     injected : number of faults injected so far, by kind.
-    kinds : kinds of faults that can occur: those of the plan, without ``reset`` if there is no
-        ``pid``.
+    kinds : kinds of faults that can occur: the kinds of the plan, without ``reset`` if ``pid`` is
+        None.
     """
 
     def __init__(self, port: Port, plan: Plan, pid: int | None = None):

@@ -13,8 +13,8 @@ from sw.driver.memory import Progress
 from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
-"""Largest number of consecutive failures of a board, without a result between them, after each of
-which the board is recovered. The error of one more failure is raised."""
+"""Largest number of attempts to recover a board, without a result between them. If the board then
+fails again, its error is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
 """Reasons for which a board refuses a request, but may accept it after a recovery."""
@@ -30,8 +30,8 @@ class Loaded:
         In a group, the sum over the boards.
     n_written : number of these bytes that were written: all those of spike memory, and those of
         other memories that were not in the board already. In a group, the sum over the boards.
-    seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
-        board.
+    seconds : duration of loading in seconds of wall-clock time. In a group, the duration for the
+        slowest board.
     """
 
     n_bytes: int

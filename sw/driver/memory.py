@@ -69,7 +69,7 @@ def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
 
 class Memory:
     """Access to the memories of a device. They are addressed in rows of bytes;
-    :class:`hw.protocol.Space` lists the memories and what a row of each holds.
+    :class:`hw.protocol.Space` lists the memories and what a row of each contains.
 
     Parameters
     ----------

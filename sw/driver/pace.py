@@ -2,7 +2,7 @@
 
 The line carries each sample's input to the board and its result back, while the core computes other
 samples. :func:`images_per_s` computes, sample by sample, when both directions of the line and the
-core become free. The result depends neither on the speed of the host nor on that of a simulation.
+core become free. Neither the speed of the host nor the speed of a simulation affects the result.
 """
 
 from __future__ import annotations

@@ -269,8 +269,8 @@ class Transport:
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[None]:
-        """Convert exceptions of the serial port in a ``with`` block into the driver's:
-        :class:`LinkTimeout` if the port accepts no data, :class:`LinkLost` for all others."""
+        """Convert exceptions of the serial port in a ``with`` block into exceptions of the driver:
+        :class:`LinkTimeout` if the port accepts no data, otherwise :class:`LinkLost`."""
         try:
             yield
         except serial.SerialTimeoutException as error:

@@ -98,8 +98,8 @@ class Imported:
     unknown. For the output layer, they are the number by which its logits were divided. The
     encoder, which reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
-    """Neurons whose leak only approximates that of the original framework, by name of their layer.
-    The encoder has the key :data:`sw.network.network.IMAGE`."""
+    """Neurons whose leak only approximates their leak in the original framework, by name of their
+    layer. The encoder has the key :data:`sw.network.network.IMAGE`."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:

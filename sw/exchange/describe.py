@@ -127,7 +127,7 @@ def _map_shape(shape: Sequence[int]) -> list[int]:
     Raises
     ------
     ExchangeError
-        The shape holds something other than whole numbers.
+        The shape has entries that are not whole numbers.
     """
     try:
         sizes = [int(n) for n in shape]

@@ -125,13 +125,13 @@ def find_images(
     If the data set cannot be loaded, other images take its place, and ``say`` is called with a
     message about them. For Fashion-MNIST, they are the shipped sample of its test images. For other
     data sets, they are the training samples in the checkpoint, which have no labels. If the
-    checkpoint has none, the result holds no images.
+    checkpoint has none, the result has no images.
 
     Parameters
     ----------
     values : contents of the checkpoint.
     folder : folder of the data set; None for the default one.
-    name : name of another data set to use instead of the checkpoint's; None for the checkpoint's.
+    name : name of the data set to use; None for the data set of the checkpoint.
     n_images : number of images; fewer if the data set has fewer.
 
     Raises

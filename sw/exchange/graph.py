@@ -89,7 +89,8 @@ class Pool:
 class AdaptivePool:
     """A 2-D pooling to maps of the size ``output`` (height, width), whatever the input's size.
 
-    ``kind`` is ``"max"`` or ``"average"``. A height or width of 0 stands for that of the input.
+    ``kind`` is ``"max"`` or ``"average"``. An output height or width of 0 stands for the height or
+    width of the input.
     """
 
     kind: str
@@ -125,8 +126,8 @@ class FireNode:
     """
 
     threshold: Float
-    """Thresholds, whose shape broadcasts to (C, H, W). They hold for membranes that start at 0 and
-    inputs that are not scaled; readers convert the thresholds of other neurons
+    """Thresholds, whose shape broadcasts to (C, H, W). They are valid for membranes that start at 0
+    and inputs that are not scaled; readers convert the thresholds of other neurons
     (:mod:`sw.exchange.assembly`)."""
     strict: bool
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
@@ -135,8 +136,8 @@ class FireNode:
     finer_shifts: tuple[int, ...] = ()
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
-    """Thresholds of the integer network that the file was exported from; None if the file does not
-    hold any."""
+    """Thresholds of the integer network that the file was exported from; None if the file has
+    none."""
     drive: Float | float = 0.0
     """Constant that is added to membranes at every timestep, in units of the input; its shape
     broadcasts to (C, H, W)."""

@@ -179,8 +179,8 @@ def _summed_again(step: Convolve, term: Term) -> Term:
 
 
 def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
-    """Return a convolution or fully connected step as a convolution of a map; ``shape`` is the
-    map's.
+    """Return a convolution or fully connected step as a convolution of a map of the shape
+    ``shape`` (C, H, W).
 
     Raises
     ------
@@ -338,7 +338,7 @@ def _inside(
     length : length of the map before the pooling ``window``.
     n_taps : length of the convolution's kernel.
     n : length of the convolution's result.
-    stride, padding : those of the convolution.
+    stride, padding : stride and padding of the convolution along the axis.
     axis : 0 for the vertical axis, 1 for the horizontal one.
     """
     size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]

@@ -52,7 +52,7 @@ class Change:
     """Effect on a network of replacing its leaks by the device's nearest ones, measured on
     ``n_samples`` samples.
 
-    ``layers`` has an entry for each layer whose leak is not exactly the framework's.
+    ``layers`` has an entry for each layer whose leak differs from the leak in the framework.
     """
 
     layers: tuple[LayerChange, ...]

@@ -150,7 +150,7 @@ def pair_of(values: Any) -> tuple[int, int]:
     Raises
     ------
     ExchangeError
-        The value holds neither one number nor two.
+        The value is neither one number nor two numbers.
     """
     numbers = np.atleast_1d(np.asarray(values)).astype(int).tolist()
     if len(numbers) == 1:

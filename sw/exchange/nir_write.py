@@ -402,7 +402,7 @@ def _unstacked(layer: NirLayer) -> list[Any]:
 
     A stacked layer has weights of its own for every map that it reads
     (:class:`sw.network.network.AnyLayer`). The sums of the returned layers add up to the sums of
-    the stacked layer; the first one has its biases, the others have none.
+    the stacked layer. The first one gets all biases of the stacked layer.
     """
     n_in = layer.weight.shape[4] // len(layer.sources)
     return [

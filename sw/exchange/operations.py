@@ -262,7 +262,7 @@ class Operations:
         Raises
         ------
         ExchangeError
-            The axes are neither that of timesteps nor those of positions.
+            The axes are neither the axis of timesteps nor the axes of positions.
         """
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]

@@ -109,8 +109,8 @@ def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
     instead.
 
     A term is a convolution of one map. Each copy has ``n_channels`` channels and the height and
-    width ``size``; channels at the end may be unused, and never spike. Inputs of which all
-    weights are 0 are not copied.
+    width ``size``; channels at the end may be unused, and never spike. Inputs whose weights are all
+    0 are not copied.
     """
     weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
     used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))

@@ -85,7 +85,7 @@ class NetworkTracer(fx.Tracer):
         return _Proxy(node, self)
 
     def full_name(self, name: str) -> str:
-        """Return the name in the whole network of a module, given its name in the traced module."""
+        """Return a module's name in the whole network, given its name in the traced module."""
         return ".".join(filter(None, (self.prefix, name)))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
