@@ -151,7 +151,7 @@ def _check_port(port: str) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print a remark that does not belong to a command's results, on standard error."""
+    """Print on standard error a remark that is not part of a command's results."""
     print(text, file=sys.stderr, flush=True)
 
 

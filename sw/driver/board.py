@@ -145,8 +145,8 @@ class Board(AnyBoard):
     def write(self, prepared: Prepared, on_progress: Progress | None = None) -> Loaded:
         """Write a compiled network, the result of :meth:`prepare`, into the board's memories.
 
-        If the link fails, the board is recovered and all is written again; no byte is reported
-        twice to ``on_progress``. Exceptions are those of :meth:`load`.
+        If the link fails, the board is recovered and everything is written again; no byte is
+        reported twice to ``on_progress``. Exceptions are those of :meth:`load`.
         """
         started = time.perf_counter()
         self._program = None

@@ -55,10 +55,10 @@ class _Job:
     raw : the bytes to write to spike memory as the sample's input.
     buffer : which region of spike memory receives the input: index into
         :attr:`sw.compile.program.Program.inputs`.
-    taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter` at which
-        the sample was taken, the requests that write it were queued, the latest of them was
-        acknowledged, its run was requested, and the end of its run was announced. Each is 0 until
-        then.
+    taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter`; each is
+        0 until its event. The events: the sample was taken; the requests that write its input were
+        queued; the latest of these requests was acknowledged; the run was requested; the end of the
+        run was announced.
     writes : requests that write the input; empty until they are queued.
     n_writes_left : number of those requests that are not acknowledged yet.
     tag, run : number of the run in the board's messages, and the request that starts the run; None

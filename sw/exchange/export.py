@@ -194,9 +194,9 @@ def measure(
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
 
-    A layer's report has the size of the layer. It also has means over the images: of the input
-    density (the fraction of the layer's inputs that are spikes), of the synaptic operations
-    (additions of a weight to a neuron), and of the predicted clock cycles.
+    A layer's report has the size of the layer, and means over the images of three numbers: the
+    input density (the fraction of the layer's inputs that are spikes), the synaptic operations
+    (additions of a weight to a neuron), and the predicted clock cycles.
 
     Parameters
     ----------

@@ -20,9 +20,9 @@ class ReadOptions:
     """Command-line options for facts that a network's file does not state. Options that the user
     did not give are None, False or 0.
 
-    ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
+    ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`).
     ``frames`` says that the input is binary frames (an array of spikes for each timestep) instead
-    of an image, and ``dt`` is the timestep in seconds. :class:`sw.exchange.nir_read.NirOptions`
+    of an image. ``dt`` is the timestep in seconds. :class:`sw.exchange.nir_read.NirOptions`
     explains the other fields.
     """
 

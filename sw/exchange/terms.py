@@ -92,9 +92,9 @@ def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
     with the same stride, no term needs a copy. Otherwise, a term fits if its map has the height and
     width of the sums (``size``) and is read with stride 1.
 
-    Copies get as many channels as the map of the fitting term with the most weights or, if no term
-    fits, as the map of the term with the most weights. Fitting terms whose maps have this number of
-    channels stay as they are; all others must read copies.
+    The copies have as many channels as one of the maps: the map of the fitting term with the most
+    weights. If no term fits, it is the map of the term with the most weights. Fitting terms whose
+    maps have this number of channels stay as they are; all other terms must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0

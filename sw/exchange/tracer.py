@@ -26,8 +26,8 @@ class _Proxy(fx.Proxy):
     own.
 
     torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol also
-    allows loops such as ``for t in range(x.size(0))``: if it stands for the length of the input's
-    first axis, it can be used as a number, and is equal to the number of timesteps.
+    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the input's
+    first axis, it can be used as a number: the number of timesteps.
     """
 
     def __index__(self) -> int:
