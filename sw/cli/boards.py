@@ -104,7 +104,7 @@ def as_text(board: dict[str, Any]) -> str:
 
 
 def fitting_text(path: Path) -> str:
-    """Return text that says which known boards the network in a file fits, for a terminal.
+    """Return text for a terminal that says which known boards the network in a file fits.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def check_output(path: Path | None) -> None:
     Raises
     ------
     OutputError
-        The path is a folder, or its folder does not exist or takes no new files.
+        The path is a folder, or its folder does not exist or does not allow new files.
     """
     if path is None:
         return
@@ -77,8 +77,8 @@ def command(
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Return a decorator that turns a command's expected exceptions into messages and exit codes.
 
-    ``errors`` and :class:`sw.files.OutputError` give the exit code for bad input, and
-    :class:`sw.driver.errors.DeviceError` the code for a missing or failed device. ``interrupted``
-    is the message after Ctrl-C.
+    Exceptions of the types ``errors`` and :class:`sw.files.OutputError` give the exit code for bad
+    input; :class:`sw.driver.errors.DeviceError` gives the code for a missing or failed device.
+    ``interrupted`` is the message after Ctrl-C.
     """
     return ending(*errors, OutputError, device=(DeviceError,), interrupted=interrupted)

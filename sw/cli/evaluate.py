@@ -31,9 +31,9 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Fields of :class:`Evaluation` that hold accuracies of float networks, and for each the name of
-the predictions that it measures: a kind of class score (:func:`sw.training.loop.predictions`), or
-``folded``."""
+"""Kinds of predictions in floats, by the field of :class:`Evaluation` for their accuracy. ``both``
+and ``spike`` are predictions of the training network, with and without the auxiliary pathway
+(:func:`sw.training.loop.predictions`); ``folded`` are those of the folded network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,13 @@ class Evaluation:
     quantised: dict[str, float]
     """Accuracy of the integer network, by the width of its weights in bits."""
     n_argmax_differences: int
-    """Number of images that training and folded network, in float64, classify differently."""
+    """Number of images that the training network and the folded one, both in float64, classify
+    differently."""
     n_spike_differences: int
-    """Number of spikes that differ between training and folded network, over all layers."""
+    """Number of spikes that differ between the training network and the folded one, over all
+    layers."""
     max_logit_difference: float
-    """Largest difference between the logits of training and folded network."""
+    """Largest difference between the logits of the training network and of the folded one."""
     intervals: dict[str, tuple[float, float]]
     """95 % confidence interval of each accuracy, in percent (:func:`sw.data.metrics.interval`), by
     the name of the accuracy's field or, for integer networks, by the width of the weights in bits.
@@ -139,7 +141,7 @@ def evaluate(
     ----------
     weight_bits : widths of weights in bits to quantise the network to.
     metric, note : fields of the result; see :class:`Evaluation`.
-    data : name of the data set that the samples are from; None for the checkpoint's.
+    data : name of the data set that the samples are from; None for the checkpoint's data set.
 
     Raises
     ------

@@ -42,7 +42,8 @@ from sw.training.significance import Row
 OTHERS = ("frontier", "cross-validation")
 """Experiments besides :data:`sw.training.experiments.EXPERIMENTS`."""
 CROSS_VALIDATED = "mitbih"
-"""Recipe that is cross-validated unless ``--recipe`` names another."""
+"""Recipe (:class:`sw.training.recipes.Recipe`) that is cross-validated unless ``--recipe`` names
+another."""
 
 
 @command(
@@ -120,8 +121,8 @@ exit codes: {EXIT_OK} done, {EXIT_BAD_INPUT} bad input (the message says what to
 def _shown(args: argparse.Namespace, rows: Sequence[Row | Score]) -> int:
     """Print an experiment's results, and return the exit code.
 
-    With ``--json``, these are the ``rows``; otherwise the table that the experiment has written to
-    the file ``table.md`` in the folder ``--out``.
+    With ``--json``, print the ``rows`` as JSON. Otherwise print the file ``table.md``, which the
+    experiment has written to the folder ``--out``.
     """
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))

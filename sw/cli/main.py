@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None, prog: str = "spikefold") -> int:
 
     Parameters
     ----------
-    argv : arguments, beginning with the name; None means those of this process.
+    argv : arguments, beginning with the command's name; None means this process's arguments.
     prog : how the user called this program, for help and messages, such as ``python -m sw``.
     """
     arguments = sys.argv[1:] if argv is None else argv

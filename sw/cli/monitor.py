@@ -145,7 +145,7 @@ def _watch(
 def _draw(path: Path, watched: _Watched, simulated: bool) -> None:
     """Draw the last view of the monitor as an SVG file at ``path``.
 
-    ``simulated`` says whether its speeds were measured by a simulated clock.
+    ``simulated`` says whether the speeds were measured by a simulated clock.
     """
     paper = Console(record=True, width=SCREENSHOT_WIDTH, file=io.StringIO(), force_terminal=True)
     paper.print(view(watched.last, watched.title, watched.history, simulated))

@@ -29,7 +29,8 @@ from sw.shipped import NETWORK
 VIRTUAL = "sim"
 """Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` given without a port: search the USB serial ports of known boards."""
+"""Value that ``--board`` gets if no port follows it: the board is then searched for on the USB
+serial ports."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -98,10 +99,11 @@ def port_of(board: str, config: Config | None) -> str | None:
     """Convert the value of ``--board`` to the ports that :func:`sw.driver.group.open_boards`
     opens.
 
-    If ``--board`` was given without a port, the result is None: USB ports are searched. ``config``
-    is the configuration that the network was exported for. ``sim`` alone simulates the default
-    board. If ``config`` is that of another known board (:mod:`hw.boards.configs`), each ``sim``
-    becomes ``sim:BOARD`` with this board's name.
+    If ``--board`` was given without a port, the result is None: USB ports are searched.
+
+    ``config`` is the configuration that the network was exported for; None if it is not known. If
+    it belongs to a known board (:mod:`hw.boards.configs`), each ``sim`` becomes ``sim:BOARD`` with
+    this board's name. Otherwise ``sim`` simulates the default board.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def _check_port(port: str) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print a remark that does not belong to a command's results, on standard error."""
+    """Print on standard error a remark that is not part of a command's results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -162,7 +164,7 @@ def find_inputs(
     -------
     samples : uint8, in the form that the network takes: images (N, C, H, W), or binary frames
         (N, T, C, H, W).
-    labels : (N,), or None if they are not known.
+    labels : classes (N,) of the samples; None if they are not known.
 
     Raises
     ------
@@ -272,7 +274,7 @@ def check_data_dir(arguments: argparse.Namespace) -> None:
 
 
 def load(board: AnyBoard, network: Loadable) -> Loaded:
-    """Compile a network for a board and write it to its memories, showing progress.
+    """Compile a network for a board, and write it to the board's memories, showing progress.
 
     Return how much was written, and how long that took. Exceptions are those of
     :meth:`sw.driver.any_board.AnyBoard.load`.

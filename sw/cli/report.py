@@ -180,7 +180,7 @@ exit codes: {EXIT_OK} written, {EXIT_BAD_INPUT} bad input, {EXIT_DEVICE} no devi
 
 
 def _program(file: netfile.NetworkFile, target: str | None) -> tuple[Program | None, Config]:
-    """Return the compiled network for the report, and the configuration of its board.
+    """Return the compiled network for the report, and the configuration of the report's board.
 
     The board is ``target`` or, by default, the board that the file was exported for, or else
     :data:`DEFAULT_BOARD`. The program is None if the network does not fit.
@@ -204,8 +204,8 @@ def _board(
 ) -> Iterator[AnyBoard | None]:
     """Open the board of ``--board``, load the network into it, and yield the board.
 
-    Yield None without this option. ``config`` is the configuration for which the virtual board is
-    started if the option names none. If that is None, too, the default configuration is simulated.
+    Yield None without this option. If the option asks for a virtual board without naming its
+    configuration, ``config`` is simulated or, if that is None, the default configuration.
     """
     if arguments.board is None:
         yield None

@@ -11,7 +11,8 @@ from sw.model.config import ModelConfig, ModelError
 
 
 def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
-    """Return a changed ``config``: ``settings`` are texts such as ``stages.0.blocks.0.gate=XOR``.
+    """Return a copy of ``config`` with changed settings. The changes ``settings`` are texts such as
+    ``stages.0.blocks.0.gate=XOR``.
 
     The value after ``=`` is read as JSON, or as a string if it is not JSON. A ``*`` instead of a
     number stands for every entry of a list, as in ``stages.*.blocks.*.gate=XOR``.
@@ -38,7 +39,7 @@ def override(config: ModelConfig, settings: Sequence[str]) -> ModelConfig:
 
 
 class _NoSettingError(Exception):
-    """A configuration has no setting of the name that was given."""
+    """Raised if a configuration has no setting of the given name."""
 
 
 def _assign(place: Any, keys: Sequence[str], value: Any, where: str = "") -> None:

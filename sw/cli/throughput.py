@@ -6,7 +6,7 @@ payload is the memory rows that are written; when samples are streamed, it is th
 when memory is read back, it is the rows that are read. The rest is framing, addresses, CRCs, byte
 stuffing, acknowledgements, checks and waiting. Times of a virtual board are exact, because they are
 those of its simulated clock. A board that takes packed rows receives most rows in fewer bytes than
-they have, so a share may be above 100 %. The network that the board holds is overwritten.
+they have, so a share may be above 100 %. The network in the board's memories is overwritten.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Transfer:
 
     @property
     def share(self) -> float:
-        """Share of the line's capacity in one direction that payload takes, 0 to 1."""
+        """Payload bytes per second as a fraction of those that the line can carry in one direction.
+        Above 1 if rows are packed into fewer bytes than they have."""
         return 10 * self.bytes_per_s / self.baud
 
 

@@ -179,7 +179,8 @@ def _given(
 
     Parameters
     ----------
-    recipe : the recipe; None for data that no recipe is for.
+    recipe : the recipe (data set, network and settings of a training run); None if there is no
+        recipe for the data.
     init : the checkpoint of ``--init``; None without this option.
     """
     if args.round_leaks and args.model_config:
@@ -414,7 +415,7 @@ def _print_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def _recorded(words: Sequence[str]) -> str:
-    """Return the command line that repeats a run, for its checkpoint.
+    """Return the command line that repeats a training run; the run's checkpoint stores it.
 
     Paths are absolute, so that the command may be given in any folder. ``words`` are the arguments.
     """

@@ -5,9 +5,10 @@ With ``--update`` the figures are stored in ``checkpoints/zoo.json``, and the ta
 
 Accuracy on the device is that of the integer reference (:mod:`sw.network.reference`) on the whole
 test set; the device computes the same, bit for bit. Operations, spikes and cycles are means over
-:data:`N_MEASURED` test samples. Energy is the estimate that is usual in papers, without memories:
-0.9 pJ for an accumulation, and 4.6 pJ for a multiply-accumulation. Multiply-accumulations occur
-only in the stem, the first convolution, where the host computes it from pixels.
+:data:`N_MEASURED` test samples. Energy is the estimate that is usual in papers, which leaves out
+the memories: 0.9 pJ for an accumulation, and 4.6 pJ for a multiply-accumulation.
+Multiply-accumulations occur only in the stem (the first convolution), if the host computes it from
+pixels.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ N_MEASURED = 100
 
 
 class ZooError(RuntimeError):
-    """Error that a document lacks the pair of comments that enclose its table; the message names
-    them.
+    """Raised if a document lacks the pair of comments that must enclose its table; the message
+    names these comments.
     """
 
 
@@ -64,7 +65,7 @@ class Entry:
 
     Accuracies are in percent. The data set's ``metric`` says whether they are shares of all samples
     (``accuracy``) or means over classes (``balanced``). Spikes, operations, cycles and energy are
-    means per sample.
+    means per sample; ``n_cycles`` is None if the network fits no board.
     """
 
     name: str
@@ -119,10 +120,10 @@ def granularities(config: ModelConfig) -> str:
 
 
 def smallest_board(network: Network) -> tuple[str | None, Program | None]:
-    """Return the name of the board with the least weight memory that the network fits.
+    """Return the name of the smallest board that the network fits, and the network compiled for it.
 
-    Boards with memory outside the FPGA come last. The second result is the network compiled for
-    this board. Both are None if the network fits no board.
+    The smallest board is the one with the least weight memory; boards with memory outside the FPGA
+    count as larger than all others. Both results are None if the network fits no board.
     """
     configs = [config_by_name(name).with_weight_bits(network.weight_bits) for name in BOARDS]
 

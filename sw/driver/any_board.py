@@ -36,7 +36,7 @@ class AnyBoard(ABC):
     @abstractmethod
     def config(self) -> Config:
         """Hardware configuration that the board reported (lanes, sizes of memories, clock, ...); in
-        a group, that of the first board."""
+        a group, the configuration of the first board."""
 
     @property
     @abstractmethod
@@ -46,12 +46,12 @@ class AnyBoard(ABC):
     @property
     @abstractmethod
     def program(self) -> Program:
-        """Compiled network that the board's memories hold.
+        """Compiled network that was loaded into the board; in a group, into the first board in use.
 
         Raises
         ------
         RuntimeError
-            No network has been loaded.
+            No network has been loaded, or all boards of a group have failed.
         """
 
     @property
@@ -106,9 +106,9 @@ class AnyBoard(ABC):
         network : a network file or its path, a network, or a program (a network that has been
             compiled for this board's configuration). If it is a program, :meth:`stream` takes
             samples in the form that :meth:`sw.compile.program.Program.pack_input` takes.
-        on_progress : called repeatedly, with the number of bytes that were written, or found to be
-            equal, since the previous call. For each board that does not fail, these numbers add up
-            to :func:`sw.driver.loading.load_bytes`.
+        on_progress : called repeatedly, with the number of bytes that were written, or found in the
+            board already, since the previous call. For each board that does not fail, these numbers
+            add up to :func:`sw.driver.loading.load_bytes`.
 
         Raises
         ------
@@ -143,8 +143,8 @@ class AnyBoard(ABC):
             pixels into spikes), else uint8 spikes (T, C, H, W) of 0 and 1. If the host computes the
             encoder, a sample may also be the uint8 spikes (T, C, H, W) that the encoder makes of an
             image. Samples are taken from the iterable one by one, as the board needs them. If the
-            iterable yields None, no sample is available yet: results that are ready are yielded,
-            and then it is asked again.
+            iterable yields None, no sample is available yet. This method then yields the results
+            that are ready, and asks the iterable again.
         maps : also read back the spikes of the input and of every layer. The board then computes
             one sample at a time and waits while its spikes are read.
 
@@ -172,7 +172,8 @@ class AnyBoard(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the board's serial port. A second call does nothing."""
+        """Close the serial port of every board, and end the processes of virtual boards. A second
+        call does nothing."""
 
     def infer(self, samples: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
         """Classify N samples, and return their logits (N, n_classes).

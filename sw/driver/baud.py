@@ -11,8 +11,8 @@ from sw.driver.errors import LinkTimeout
 from sw.driver.transport import Request, Transport
 
 BAUDS = (12_000_000, 6_000_000, 3_000_000, 2_000_000)
-"""Rates in bits per second to try if the fastest one does not work. All are above the default rate,
-which always works."""
+"""Rates in bits per second to try, fastest first, after the user's limit or, without one, the rate
+that the board reports. All are above the default rate, which always works."""
 
 MAX_BAUD_ERROR = 0.02
 """Largest accepted relative error of a rate. The device makes a rate by dividing its clock by an
@@ -22,7 +22,7 @@ MIN_DIVISOR, MAX_DIVISOR = 4, 256
 """Smallest and largest number of clock cycles per bit that the device supports."""
 
 N_TRIALS = 3
-"""Number of frames sent to find out whether a rate works."""
+"""Number of unanswered requests at a new rate after which the rate counts as not working."""
 
 
 def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) -> None:
@@ -33,8 +33,8 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
 
     Parameters
     ----------
-    config : configuration of the device. Its clock frequency says which rates the device can
-        produce: it divides the clock by an integer.
+    config : configuration of the device. Its clock frequency determines the possible rates, because
+        the device makes a rate by dividing its clock by an integer.
     limit_baud : fastest rate to try, in bits per second; None means ``config.baud``.
 
     Raises
@@ -53,10 +53,11 @@ def agree_on_rate(transport: Transport, config: Config, limit_baud: int | None) 
 
 
 def rates(config: Config, fastest: int) -> Iterator[tuple[int, int]]:
-    """Yield the rates above the default one that the device can make, the fastest first, each with
-    the number of the device's clock cycles per bit.
+    """Yield the rates to try, in bits per second, each with the number of the device's clock cycles
+    per bit.
 
-    They are ``fastest`` and the slower ones of :data:`BAUDS`.
+    They are ``fastest`` and the slower ones of :data:`BAUDS`, in this order. Rates that the device
+    cannot make from its clock are left out.
     """
     for baud in (fastest, *(b for b in BAUDS if DEFAULT_BAUD < b < fastest)):
         divisor = round(config.clk_hz / baud)

@@ -110,13 +110,14 @@ class Board(AnyBoard):
         return self.write(self.prepare(network), on_progress)
 
     def prepare(self, network: Loadable, *, pixels: bool = True) -> Prepared:
-        """Compile a network for this board, and write nothing. A program is returned as it is.
+        """Compile a network for this board, and write nothing. If a program is given, it is
+        returned without being compiled again.
 
         Parameters
         ----------
         network : see :meth:`load`.
-        pixels : let the board compute the encoder, if it can
-            (:func:`sw.compile.compiler.compile_network`).
+        pixels : let the board compute the encoder (a first layer that turns pixels into spikes), if
+            it can (:func:`sw.compile.compiler.compile_network`). Otherwise the host computes it.
 
         Raises
         ------
@@ -144,8 +145,8 @@ class Board(AnyBoard):
     def write(self, prepared: Prepared, on_progress: Progress | None = None) -> Loaded:
         """Write a compiled network, the result of :meth:`prepare`, into the board's memories.
 
-        If the link fails, the board is recovered and all is written again; no byte is reported
-        twice to ``on_progress``. Exceptions are those of :meth:`load`.
+        If the link fails, the board is recovered and everything is written again; no byte is
+        reported twice to ``on_progress``. Exceptions are those of :meth:`load`.
         """
         started = time.perf_counter()
         self._program = None

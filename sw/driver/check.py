@@ -17,15 +17,15 @@ from sw.network.network import Network
 def against_reference(
     network: Network, images: NDArray[np.uint8], inferences: list[Inference], first: int
 ) -> list[str]:
-    """Run the integer reference on images, and return a description of each difference between a
-    board's results and the reference's; see :func:`differences`.
+    """Run the integer reference on images, and return a description of each difference between the
+    results of a board and of the reference; see :func:`differences`.
 
     Parameters
     ----------
     images : uint8 images (N, C, H, W), or spikes (N, T, C, H, W) if the network has no encoder.
     inferences : the board's results for these images, in the same order.
-    first : number by which the descriptions call ``images[0]``; ``images[1]`` has the next number,
-        and so on.
+    first : number of ``images[0]`` in the descriptions; ``images[1]`` has the next number, and so
+        on.
     """
     from sw.network import reference
 
@@ -44,13 +44,13 @@ def differences(
     logits: NDArray[np.int64],
     maps: dict[str, NDArray[np.uint8]],
 ) -> Iterator[str]:
-    """Yield a description of each difference between a board's result for one image and the integer
-    reference's.
+    """Yield a description of each difference between the results of a board and of the integer
+    reference for one image.
 
-    Compared are the prediction, the logits, and for each layer the numbers of spikes and of
-    synaptic operations (additions of one weight to one neuron). If the spikes were read back from
-    the board, every single one is compared, too. Of several logits that differ, only the first is
-    described, and so is only the first differing spike of each layer.
+    The prediction, the logits, and each layer's numbers of spikes and of synaptic operations
+    (additions of one weight to one neuron) are compared. If the spikes were read back from the
+    board, every single one is compared, too. Of the logits that differ, only the first is
+    described; of each layer's spikes that differ, only the first.
 
     Parameters
     ----------

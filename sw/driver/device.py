@@ -210,8 +210,8 @@ class Device:
 
     @property
     def virtual(self) -> bool:
-        """Whether the board is simulated by a process that this object ends when it is closed. The
-        speed of such a board is measured by its simulated clock.
+        """Whether the board is simulated, by a process that :meth:`close` ends. The speed of such a
+        board is measured by its simulated clock.
         """
         return self._virtual_board is not None
 
@@ -222,9 +222,10 @@ class Device:
 
     @property
     def direct(self) -> bool:
-        """Whether loading writes rows into a virtual board's memories past its serial line, and
-        uses the line only to verify them. :meth:`open` chooses this for a virtual board without
-        injected faults (:mod:`sw.driver.faults`) and without simulated latency."""
+        """Whether loading bypasses the serial line of a virtual board: it writes rows directly into
+        the simulated memories, and uses the line only to verify them. :meth:`open` chooses this for
+        a virtual board without injected faults (:mod:`sw.driver.faults`) and without simulated
+        latency."""
         return self._direct
 
     @contextlib.contextmanager

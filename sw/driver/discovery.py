@@ -32,9 +32,9 @@ from sw.driver.ports import kind_of, open_port
 from sw.driver.transport import Port, Request, Transport
 
 N_BREAKS = 2
-"""Number of breaks to send before concluding that a port has no board on it. A break returns a
-device to the default rate. It may be lost like any byte, and a board that missed it still listens
-at another rate."""
+"""Number of breaks to send before concluding that a port has no board on it. A break
+(:mod:`hw.protocol`) returns a device to the default rate. It may be lost like any byte, and a board
+that missed it still listens at another rate."""
 
 PROBE_TIMEOUT_S = 0.15
 """How many seconds a port may take to answer while all ports are searched."""
@@ -157,7 +157,7 @@ def connect(
     transport: Transport, timeout_s: float, n_retries: int
 ) -> tuple[Transport, BoardIdentity]:
     """Identify the board on an open port, after resetting the rate of both ends of the line to the
-    default (:data:`hw.protocol.DEFAULT_BAUD`). If that fails, close the port.
+    default (:data:`hw.protocol.DEFAULT_BAUD`). If no board can be identified, close the port.
 
     Parameters
     ----------
@@ -253,7 +253,8 @@ def find_boards() -> tuple[list[tuple[str, BoardIdentity]], list[str]]:
 
     Returns
     -------
-    Port and identity of each board that was found, and a sentence about each port without a board.
+    Two lists: the port and the identity of each board that was found, and a sentence about each
+    port without a board.
     """
     found, others = [], []
     for probe in _probe_ports():

@@ -102,11 +102,12 @@ ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "cut": _cut,
     "garbage": _garbage,
 }
-"""Faults that change the bytes of a frame, by kind.
+"""Functions that each inject one fault into the bytes of a frame, by the kind of fault. They take
+the frame and a random generator, and return the bytes to pass on.
 
 ``flip`` inverts a bit. ``drop`` removes a byte, ``double`` repeats one, ``insert`` adds a random
 byte. ``lose`` removes the whole frame, ``repeat`` sends it twice, ``cut`` removes its end.
-``garbage`` puts random bytes before it."""
+``garbage`` puts random bytes before the frame."""
 
 KINDS = (*ON_BYTES, "stall", "reset")
 """All kinds of faults: those of :data:`ON_BYTES`, ``stall``, which delays a frame, and ``reset``,
@@ -120,7 +121,7 @@ OPTIONS = ("faults", "kinds", "seed", "latency")
 def split_options(port: str) -> tuple[str, str]:
     """Split the name of a port into the port and the options of fault injection behind its ``?``.
 
-    The address of a port at another machine keeps its other options, which are pyserial's.
+    The address of a port at another machine keeps its other options, which are for pyserial.
 
     >>> split_options("sim?faults=1e-2&seed=7")
     ('sim', 'faults=1e-2&seed=7')
@@ -168,7 +169,7 @@ def parse(spec: str) -> Plan:
 
 def inject(port: Port, plan: Plan, pid: int | None = None) -> Port:
     """Return a port that injects the plan's faults into ``port``, or ``port`` itself if the
-    probability of faults is 0. ``pid`` is the number of a virtual board's process, see
+    probability of faults is 0. ``pid`` is the process ID of a virtual board, see
     :class:`FaultyPort`."""
     return FaultyPort(port, plan, pid) if plan.rate else port
 
@@ -181,14 +182,15 @@ class FaultyPort:
     ----------
     port : the other port.
     plan : faults to inject.
-    pid : number of a virtual board's process. The fault ``reset`` sends it the signal SIGUSR1, and
-        the virtual board then resets itself. If this is None, the fault ``reset`` does not occur.
+    pid : process ID of a virtual board. The fault ``reset`` sends the signal SIGUSR1 to this
+        process, and the virtual board then resets itself. None if the board is real; the fault
+        ``reset`` then does not occur.
 
     Attributes
     ----------
     injected : number of faults injected so far, by kind.
-    kinds : kinds of faults that can occur: those of the plan, without ``reset`` if there is no
-        ``pid``.
+    kinds : kinds of faults that can occur: the kinds of the plan, without ``reset`` if ``pid`` is
+        None.
     """
 
     def __init__(self, port: Port, plan: Plan, pid: int | None = None):

@@ -164,11 +164,11 @@ class _Distribution:
         self.ahead = threading.Semaphore(LOOK_AHEAD * len(group.boards))
 
     def _pull(self, held: deque[tuple[int, NDArray[np.uint8]]]) -> Iterator[StreamItem]:
-        """Yield samples for one board. Yield None while no sample is available, or while so many
-        are under way (see :data:`LOOK_AHEAD`) that no further one may be taken.
+        """Yield samples for one board. Yield None while no sample is available, or while no further
+        one may be taken, because too many are under way (:data:`LOOK_AHEAD`).
 
-        Each sample is also appended, with its number, to ``held``. There the caller keeps the
-        samples that this board has been given but has not finished."""
+        ``held`` lists the board's unfinished samples with their numbers. Each sample is appended to
+        it before it is yielded; the caller removes a sample when its result has arrived."""
         while not self.stopped:
             # A board that has work must not wait here: the others may be waiting for its outcome.
             if not self.ahead.acquire(timeout=0 if held else 0.05):
@@ -189,9 +189,9 @@ class _Distribution:
             yield item[1]
 
     def _next(self) -> tuple[int, StreamItem] | None:
-        """Take the next item from the stream: a sample, or None if no sample is available yet.
-        Return it with the sample's number. At the end of the stream, return None alone. If the
-        stream raises an exception, pass that on to :meth:`outcomes` and return None alone."""
+        """Take the next sample from the stream, and return its number and the sample. Return a
+        number and None if no sample is available yet. Return None alone at the end of the stream,
+        and if the stream raises an exception; :meth:`outcomes` then raises this exception."""
         try:
             sample = next(self.samples)
         except StopIteration:
@@ -267,7 +267,8 @@ class _Distribution:
 
 
 def open_boards(ports: str | None = None, baud: int | None = None) -> AnyBoard:
-    """Open one board, or several that are used as one, and return it or their group.
+    """Open one board, or several boards that are used as one. Return the board, or the group of
+    boards.
 
     Parameters
     ----------

@@ -31,9 +31,9 @@ class Inference:
         If the board takes pixels, the image is among them: in place of timesteps, it has the eight
         bits of the pixels as bit-planes. Empty if the spikes were not read back.
     work : bytes on the serial line and clock cycles that the sample takes if the link is
-        undisturbed and no spikes are read back.
-    link_s : seconds from queueing the input for the serial line until the board acknowledged the
-        last of it, plus the time for reading spikes back.
+        undisturbed and no spikes are read back; None if they are not known.
+    link_s : seconds from queueing the input for the serial line until the board has acknowledged
+        all of the input, plus the time for reading spikes back.
     compute_s : seconds from the start of the computation, as estimated by the host, until the board
         announced its end.
     latency_s : seconds from taking the sample until its result was complete, including the time

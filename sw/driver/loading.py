@@ -13,11 +13,11 @@ from sw.driver.memory import Progress
 from sw.network.netfile import NetworkFile
 
 MAX_RECOVERIES = 3
-"""Largest number of consecutive failures of a board, without a result between them, after which it
-is recovered. The next failure raises its error."""
+"""Largest number of attempts to recover a board, without a result between them. If the board then
+fails again, its error is raised."""
 
 _RECOVERABLE = frozenset({Status.WAS_RESET, Status.BUSY})
-"""Reasons for which a board refuses a request that it may accept after it has been recovered."""
+"""Reasons for which a board refuses a request, but may accept it after a recovery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class Loaded:
     ----------
     n_bytes : number of bytes of the program, including the part of spike memory that is set to 0.
         In a group, the sum over the boards.
-    n_written : number of those bytes that were written: all in spike memory, and in other memories
-        those that the board did not hold already. In a group, the sum over the boards.
-    seconds : duration of loading in seconds of wall-clock time. In a group, that of the slowest
-        board.
+    n_written : number of these bytes that were written: all those of spike memory, and those of
+        other memories that were not in the board already. In a group, the sum over the boards.
+    seconds : duration of loading in seconds of wall-clock time. In a group, the duration for the
+        slowest board.
     """
 
     n_bytes: int
@@ -61,8 +61,8 @@ def load_bytes(program: Program) -> int:
 
 
 class LoadProgress:
-    """Progress of loading that counts every byte only once, even if loading is repeated after a
-    failure.
+    """Progress counter for loading, which counts every byte only once even if loading is repeated
+    after a failure.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def write_program(device: Device, program: Program, on_progress: Progress | None
     """Write a program into a device's memories wherever they differ from it.
 
     The part of spike memory that the program uses is set to 0. ``on_progress`` is called with the
-    number of bytes that were written, or found to be equal, since its previous call.
+    number of bytes that were written, or found in the device already, since its previous call.
 
-    In a virtual board that is :attr:`sw.driver.device.Device.direct`, weights and parameters are
-    first written directly into the simulated memories. Then it is treated like any other board: it
-    compares its memories with CRCs that are sent over the serial line, and rows that differ are
-    written over the line.
+    If loading bypasses the serial line of a virtual board (:attr:`sw.driver.device.Device.direct`),
+    weights and parameters are first written directly into the simulated memories. Then the board is
+    treated like any other: it compares its memories with CRCs that are sent over the line, and rows
+    that differ are written over the line.
 
     Returns
     -------

@@ -1,4 +1,8 @@
-"""Access to the memories of a device: read, write and verify them over the serial link."""
+"""Access to the memories of a device: read, write and verify them over the serial link.
+
+:mod:`hw.protocol` explains the requests READ, WRITE and CHECK. On a CHECK, the device compares the
+CRC of some rows of a memory with a CRC that the host has sent.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +53,9 @@ Progress = Callable[[int], object]
 def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
     """Return how many bytes of ``data`` can be packed into ``room`` bytes, and their packed form.
 
-    ``data`` is packed ``step`` bytes at a time, as long as there is room, so the first result is a
-    multiple of ``step`` or the length of ``data``. ``step`` must be a multiple of
+    The packed form (:func:`hw.protocol.pack_zeros`) leaves out zero bytes. ``data`` is packed
+    ``step`` bytes at a time, as long as there is room, so the first result is a multiple of
+    ``step`` or the length of ``data``. ``step`` must be a multiple of
     :data:`hw.protocol.BLOCK_BYTES`.
     """
     packed = b""
@@ -64,7 +69,7 @@ def packed_prefix(data: bytes, step: int, room: int) -> tuple[int, bytes]:
 
 class Memory:
     """Access to the memories of a device. They are addressed in rows of bytes;
-    :class:`hw.protocol.Space` lists the memories and what a row of each holds.
+    :class:`hw.protocol.Space` lists the memories and what a row of each contains.
 
     Parameters
     ----------
@@ -125,7 +130,7 @@ class Memory:
 
     def read_requests(self, space: Space, row: int, n_rows: int) -> list[Request]:
         """Return requests that read ``n_rows`` rows of a memory, from row ``row`` on. The reply to
-        each fits one frame."""
+        each request fits one frame."""
         step = (self.config.max_payload_bytes - STATUS_BYTES) // row_bytes(space, self.config)
         return [
             self._rows(Opcode.READ, space, row + at, min(step, n_rows - at))
@@ -134,8 +139,8 @@ class Memory:
 
     def check_request(self, space: Space, row: int, data: bytes) -> Request:
         """Return a request by which the board checks that a memory holds ``data`` from row ``row``
-        on. Only the CRC of ``data`` is sent. If the memory's rows have a different one, the board
-        refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
+        on. Only the CRC of ``data`` is sent. If the CRC of the memory's rows differs from it, the
+        board refuses the request with :attr:`hw.protocol.Status.MISMATCH`."""
         return self._check_request(space, row, data, zlib.crc32(data))
 
     def wrong_check_request(self, space: Space, row: int, data: bytes) -> Request:
@@ -237,7 +242,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Section:
-    """Data for consecutive rows of memory ``space``, of which ``row`` is the first."""
+    """Data for consecutive rows of the memory ``space``, from the row with the index ``row`` on."""
 
     space: Space
     row: int
@@ -272,8 +277,8 @@ class _Fill:
         return self.n_written
 
     def _check_wrongly(self, section: Section) -> None:
-        """Ask the board to compare the first row of a section with a wrong CRC, to see that it
-        refuses it. Otherwise its comparisons would prove nothing."""
+        """Ask the board to compare the first row of a section with a wrong CRC. The board must
+        refuse this request: if it accepts any CRC, its comparisons prove nothing."""
         row = section.data[: row_bytes(section.space, self.memory.config)]
         request = self.memory.wrong_check_request(section.space, section.row, row)
         self.transport.submit(request, lambda reply: self._checked_wrongly(section, reply))

@@ -1,8 +1,8 @@
 """Prediction of the images per second of a whole board with its serial line, from exact counts.
 
 The line carries each sample's input to the board and its result back, while the core computes other
-samples. :func:`images_per_s` follows these three through the samples. It depends neither on the
-speed of the host nor on that of a simulation.
+samples. :func:`images_per_s` computes, sample by sample, when both directions of the line and the
+core become free. Neither the speed of the host nor the speed of a simulation affects the result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ BITS_PER_BYTE = 10
 """Number of bits of a byte on the serial line, with start and stop bit."""
 
 MIN_SAMPLES = 100
-"""Number of samples over which the speed is taken. Shorter series of samples are repeated."""
+"""Smallest number of samples over which the speed is averaged. Shorter series of samples are
+repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Work:
 
     Attributes
     ----------
-    n_bytes_out : bytes to the board: its input and the request that starts the run.
+    n_bytes_out : bytes to the board: the requests that write the sample's input, and the request
+        that starts the run.
     n_bytes_acks : bytes from the board that acknowledge these requests.
     n_bytes_done : bytes from the board that announce the end of the run, with its result.
     n_cycles : clock cycles of the run.
@@ -38,7 +40,7 @@ class Work:
 def images_per_s(samples: Sequence[Work], *, baud: int, clk_hz: int, n_buffers: int) -> float:
     """Return the number of samples per second that a board computes, once its pipeline is full.
 
-    The host writes an input as soon as a buffer is free, which it knows from the announced end of
+    The host writes an input as soon as a buffer is free: when the board has announced the end of
     the run that used the buffer. A run starts when its input has arrived and the run before it has
     ended. Both directions of the line and the core work at the same time.
 
@@ -47,7 +49,7 @@ def images_per_s(samples: Sequence[Work], *, baud: int, clk_hz: int, n_buffers: 
     samples : work for each sample, at least one; repeated to at least :data:`MIN_SAMPLES`.
     baud : bits per second of the serial line in each direction.
     clk_hz : clock frequency of the board in hertz.
-    n_buffers : number of inputs that the board holds.
+    n_buffers : number of buffers for inputs in the board's spike memory.
     """
     byte_s = BITS_PER_BYTE / baud
     rounds = -(-MIN_SAMPLES // len(samples)) + 1

@@ -42,7 +42,7 @@ RUN_TIMEOUT_S = 60.0
 """Longest time in seconds that a run may take, also on a virtual board."""
 
 N_RUNS_IN_DEVICE = 2
-"""Number of runs that the device holds: one in progress and one that waits."""
+"""Largest number of runs that the device accepts at a time: one in progress and one that waits."""
 
 
 @dataclass(eq=False)
@@ -55,10 +55,10 @@ class _Job:
     raw : the bytes to write to spike memory as the sample's input.
     buffer : which region of spike memory receives the input: index into
         :attr:`sw.compile.program.Program.inputs`.
-    taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter` at which
-        the sample was taken, the requests that write it were queued, the latest of them was
-        acknowledged, its run was requested, and the end of its run was announced. Each is 0 until
-        then.
+    taken_s, writing_s, written_s, running_s, ended_s : times by :func:`time.perf_counter`; each is
+        0 until its event. The events: the sample was taken; the requests that write its input were
+        queued; the latest of these requests was acknowledged; the run was requested; the end of the
+        run was announced.
     writes : requests that write the input; empty until they are queued.
     n_writes_left : number of those requests that are not acknowledged yet.
     tag, run : number of the run in the board's messages, and the request that starts the run; None
@@ -68,9 +68,9 @@ class _Job:
         may have used incomplete input.
     acknowledged : whether the board has accepted the run.
     done : data of the board's announcement that the run has ended.
-    maps : maps that are read back, by name. Several requests read one map; for each of them, this
-        holds the data of the reply, empty until it arrives.
-    n_reads_left : number of those requests that are not answered yet.
+    maps : maps that are read back, by name. Several requests read one map, and its list has one
+        item for each of them: the data of the reply, empty until the reply arrives.
+    n_reads_left : number of requests for maps that are not answered yet.
     outcome : the sample's result; None until it is complete.
     """
 
@@ -119,9 +119,9 @@ class Pipeline:
     Parameters
     ----------
     device : board whose memories hold ``program``.
-    network : the network of which ``program`` was compiled; its encoder turns images into spikes if
-        the board does not do that. None if it is unknown, and the samples are in the form that
-        :meth:`sw.compile.program.Program.pack_input` takes.
+    network : the network from which ``program`` was compiled; its encoder turns images into spikes
+        if the board does not do that. None if the network is unknown; the samples must then have
+        the form that :meth:`sw.compile.program.Program.pack_input` takes.
     samples, maps : see :meth:`sw.driver.any_board.AnyBoard.stream`.
     """
 
@@ -403,7 +403,8 @@ class Pipeline:
         )
 
     def _work(self, job: _Job, n_cycles: int) -> Work:
-        """Return what the sample takes of line and core, without repetitions and spike maps."""
+        """Return the bytes on the line and the clock cycles of the core that the sample takes,
+        without requests sent again and without maps read back."""
         assert job.run is not None and job.tag is not None
         requests = [*job.writes, job.run]
         done = encode_frame(bytes([job.tag, Opcode.DONE | REPLY, Status.OK]) + job.done)

@@ -32,7 +32,7 @@ CHUNK_BYTES = 4096
 
 @dataclass(frozen=True)
 class Kind:
-    """Properties of a kind of port, by which the driver chooses its waits.
+    """Timeouts and abilities of one kind of port: local, virtual, or at another machine.
 
     Attributes
     ----------

@@ -46,15 +46,16 @@ class Results:
         undisturbed and no spikes are read back.
     labels : true class of each image; None if unknown.
     layers : mean counters of each layer by its name.
-    bus_use : for each layer that reads rows from memory outside the FPGA, the share of its cycles
-        in which that memory's bus brings rows.
+    bus_use : for each layer that reads its weights from memory outside the FPGA, the share of the
+        layer's cycles in which the bus of this memory transfers weights; by the layer's name.
     link_s, compute_s, latency_s : times for each image in seconds, see
         :class:`sw.driver.inference.Inference`.
     wall_s : duration of the session in seconds, without loading the network.
     load_s : duration of loading the network in seconds.
     baud : rate of the serial line in bits per second.
     n_boards : number of boards that share the images.
-    n_buffers : number of inputs that a board holds: while it computes one, the next can arrive.
+    n_buffers : number of buffers for inputs in a board: the next input can arrive while the board
+        computes the current one.
     n_bytes_out, n_bytes_in : bytes sent and received by the host during the session.
     n_repeated : number of requests sent again during the session.
     n_recoveries : number of times that the link was restarted during the session.
@@ -131,8 +132,9 @@ class Results:
 
     @property
     def system_images_per_s(self) -> float | None:
-        """Images per second that boards of this kind classify with this serial line, as predicted
-        from cycles and bytes (:func:`sw.driver.pace.images_per_s`); None if that is not known."""
+        """Images per second that the boards classify together, as predicted from cycles, bytes and
+        the rate of the line (:func:`sw.driver.pace.images_per_s`); None if one of these is not
+        known."""
         if not (self.work and self.baud and self.clk_hz):
             return None
         one = images_per_s(self.work, baud=self.baud, clk_hz=self.clk_hz, n_buffers=self.n_buffers)

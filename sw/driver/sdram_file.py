@@ -1,8 +1,8 @@
 """The file that holds the contents of a virtual board's SDRAM.
 
-Tens of megabytes would take an hour over the simulated serial line. So the driver writes them into
-this file, while the board is idle. They are verified over the line, as on any other board: the
-driver sends CRCs, and the board compares them with those of its memory.
+Tens of megabytes would take an hour over the simulated serial line. So the driver writes the
+contents into this file, while the board is idle. They are verified over the line, as on any other
+board: the driver sends CRCs, and the board compares them with the CRCs of its memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from hw.spec import Config
 
 
 class SdramFile:
-    """Contents of the SDRAM of a virtual board, in a file that the board's process maps, too.
+    """Contents of the SDRAM of a virtual board, in a file that the board's process has mapped into
+    its memory.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ class SdramFile:
         self._layout = RowLayout(chip=sdram_of(config), n_ports=config.banks, row_bits=row_bits)
 
     def write(self, image: bytes) -> None:
-        """Write rows of :attr:`hw.protocol.Space.OFFCHIP`, from row 0 on, given by their bytes."""
+        """Write the rows of :attr:`hw.protocol.Space.OFFCHIP` from row 0 on; ``image`` has their
+        bytes."""
         layout = self._layout
         dtype = np.dtype("<u2" if layout.chip.data_bits == 16 else "<u4")
         words = np.memmap(self.path, dtype, "r+").reshape(-1, layout.row_words)

@@ -168,8 +168,8 @@ def _rate(device: Device, rng: np.random.Generator, baud: int, divisor: int) -> 
 def _agree(device: Device, limit_baud: int) -> tuple[bool, str]:
     """Change to the fastest rate that works, as the driver does when it opens a board.
 
-    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True, because a failure
-    is an exception (:func:`sw.driver.baud.agree_on_rate`), and the rate as a text.
+    ``limit_baud`` is the fastest rate to try, in bits per second. Returns True and a text with the
+    rate; a failure raises an exception (:func:`sw.driver.baud.agree_on_rate`).
     """
     agree_on_rate(device.transport, device.config, limit_baud)
     return True, f"{device.transport.baud} baud"
@@ -197,7 +197,7 @@ def patterns(n_bytes: int, rng: np.random.Generator) -> Iterator[tuple[str, byte
 
 
 def _memory(device: Device, space: Space, rng: np.random.Generator) -> tuple[bool, str]:
-    """Write each pattern of :func:`patterns` to a whole memory, and compare it when read back.
+    """Write each pattern of :func:`patterns` to a whole memory, read it back, and compare.
 
     Returns whether the test passed, and a text that describes the test or the fault.
     """
@@ -282,10 +282,11 @@ def _samples(network: Network, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def random_network(rng: np.random.Generator, config: Config, *, small: bool = False) -> Network:
-    """Return a small random network: two firing layers, one with a gate, and an output layer.
+    """Return a small random network: two firing layers and an output layer. The second firing layer
+    has a gate, which joins its spikes with those of the first.
 
     Some networks also have a stem, a layer that reads the image. In some, the output layer reads
-    the maps of both firing layers, with shared weights or with separate weights.
+    the maps of both firing layers, with the same weights for both or with other weights for each.
 
     Parameters
     ----------
@@ -348,8 +349,8 @@ def _firing(
     identity: str | None = None,
     scale: int = 1,
 ) -> Layer:
-    """Return a random layer of neurons with 3 x 3 kernels, which keeps the (height, width) of its
-    map.
+    """Return a random layer of neurons, with 3 x 3 kernels and a padding of 1. Some layers with a
+    gate also have OR-pooling, which halves the height and width of the map.
 
     Parameters
     ----------

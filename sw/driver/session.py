@@ -24,8 +24,8 @@ from sw.network import encoder
 from sw.network.network import Network
 
 CHECKS = ("counts", "spikes")
-"""Names of what to compare with the integer reference: ``counts`` stands for predictions, logits
-and the numbers of spikes and synaptic operations, ``spikes`` for these and every single spike."""
+"""Extents of the comparison with the integer reference: ``counts`` compares predictions, logits and
+the numbers of spikes and synaptic operations; ``spikes`` compares these and every single spike."""
 BATCH = 50
 """Number of images that are prepared for the board, and compared with the integer reference, at a
 time."""
@@ -145,7 +145,7 @@ class _Recorder:
         block.
 
         If the board fails or Ctrl-C is pressed, the block ends without an exception, and
-        ``results.stopped`` says why. At its end, means and totals are updated.
+        ``results.stopped`` says why. At the end of the block, means and totals are updated.
         """
         results = self.results
         started = time.perf_counter()

@@ -25,6 +25,8 @@ class BoardStatus:
 
     ``tag`` (a number that identifies a run, see :class:`hw.protocol.Run`) and ``result`` are those
     of the run that ended last. They are undefined if none has ended since the last ABORT.
+    ``n_bad_frames`` counts damaged frames that the board received, and ``n_overruns`` the bytes
+    that it lost.
     """
 
     state: RunState

@@ -3,8 +3,8 @@ those that were lost are sent again.
 
 Each message travels in a frame, as :mod:`hw.protocol` describes. The decoded contents of a frame
 are called a packet: sequence number, opcode and payload. The device answers requests in the order
-in which they arrive. So if a reply arrives before that to an earlier request, the earlier request
-or its reply was lost.
+in which they arrive. So if a request is answered while an earlier one is still unanswered, the
+earlier request or its reply was lost.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_IN_FLIGHT = 64
 
 MAX_BYTES_IN_FLIGHT = 32768
 """Largest total size of unanswered requests in bytes, if the device executes each of them as fast
-as it arrives. Sending as many bytes takes 27 ms at 12 Mbaud, far longer than a USB adapter's
+as it arrives. Sending this many bytes takes 27 ms at 12 Mbaud, far longer than a USB adapter's
 latency."""
 
 MAX_REPLY_BYTES_IN_FLIGHT = 4096
@@ -53,8 +53,8 @@ MAX_REPLY_BYTES_IN_FLIGHT = 4096
 port."""
 
 MAX_RECEIVED_BYTES = 1 << 16
-"""Largest number of received bytes that are kept while the end of their frame has not arrived. Far
-more than a frame has."""
+"""Largest number of received bytes that are kept while the end of their frame has not arrived. The
+longest frame is much shorter."""
 
 POLL_S = 0.02
 """Longest time in seconds that a single read of the port blocks."""
@@ -109,16 +109,17 @@ class Request:
         return self.what or self.opcode.name
 
     def frame(self, seq: int) -> bytes:
-        """Return the bytes on the line of this request with the sequence number ``seq``."""
+        """Return the frame that sends this request with the sequence number ``seq``, as bytes on
+        the line."""
         return encode_frame(bytes([seq, self.opcode]) + self.payload)
 
     def ack(self, seq: int) -> bytes:
-        """Return the bytes on the line of a reply without data to this request."""
+        """Return the frame of a reply without data to this request, as bytes on the line."""
         return encode_frame(bytes([seq, self.opcode | REPLY, Status.OK]))
 
 
 Reply = bytes | DeviceError
-"""Data of a reply, or the error because of which there is none."""
+"""Data of a reply, or the error if the request failed."""
 
 
 @dataclass
@@ -242,9 +243,9 @@ class Transport:
         """Discard all requests, and return host and device to the default rate
         (:data:`hw.protocol.DEFAULT_BAUD`).
 
-        This method sends a break (see :mod:`hw.protocol`), which makes the device return to that
-        rate, and which the device does not answer. A port with a fixed rate gets no break, because
-        its device never changes the rate.
+        This method sends a break (see :mod:`hw.protocol`). The device then returns to the default
+        rate, and sends no reply. A port with a fixed rate gets no break, because its device never
+        changes the rate.
 
         Raises
         ------
@@ -268,8 +269,8 @@ class Transport:
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[None]:
-        """Convert exceptions of the serial port in a ``with`` block into the driver's:
-        :class:`LinkTimeout` if the port accepts no data, :class:`LinkLost` for all others."""
+        """Convert exceptions of the serial port in a ``with`` block into exceptions of the driver:
+        :class:`LinkTimeout` if the port accepts no data, otherwise :class:`LinkLost`."""
         try:
             yield
         except serial.SerialTimeoutException as error:
@@ -346,9 +347,9 @@ class Transport:
         self._deadline = time.monotonic() + self.timeout_s
 
     def _fits(self, frame: bytes, request: Request) -> bool:
-        """Return whether a request may be sent now without the danger that the device's receive
-        buffer or the host's overflows. The result is True if no other request is unanswered.
-        ``frame`` is the encoded request.
+        """Return whether a request can be sent now without overflowing the receive buffer of the
+        device or of the host. The result is True if no other request is unanswered. ``frame`` is
+        the encoded request.
         """
         if not self._in_flight:
             return True

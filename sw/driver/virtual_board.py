@@ -34,7 +34,7 @@ class VirtualBoard:
     Attributes
     ----------
     port : path of the serial port that the process provides.
-    sdram : contents of the board's memory outside the FPGA; None if it has none.
+    sdram : contents of the board's memory outside the FPGA; None if the board has no such memory.
     """
 
     def __init__(self, process: subprocess.Popen[str], port: str, sdram: SdramFile | None = None):
@@ -45,7 +45,7 @@ class VirtualBoard:
     @classmethod
     def start(cls, config_name: str, latency_ms: float = 0.0) -> VirtualBoard:
         """Start a virtual board, and return it. Its process ends when :meth:`stop` is called or
-        this process ends.
+        the calling process ends.
 
         Parameters
         ----------
@@ -92,8 +92,8 @@ class VirtualBoard:
 
     @property
     def pid(self) -> int:
-        """Number of the virtual board's process. The signal SIGUSR1 to this process resets the
-        simulated device."""
+        """Process ID of the virtual board. The signal SIGUSR1 to this process resets the simulated
+        device."""
         return self._process.pid
 
     def n_cycles(self) -> int:
@@ -111,8 +111,8 @@ class VirtualBoard:
 
         Parameters
         ----------
-        space, row : memory (:class:`hw.protocol.Space`), and index of the first row; this is 0 for
-            memory outside the FPGA.
+        space, row : memory (:class:`hw.protocol.Space`), and index of the first row, which must be
+            0 for memory outside the FPGA.
         n_row_bytes : number of bytes of a row, see :func:`hw.protocol.row_bytes`.
         rows : the rows, as a WRITE request carries them.
 

@@ -9,11 +9,11 @@ Linear steps are folded into weights. Batch-norm, scaling and average or sum poo
 weights change these weights. Scaling and average or sum pooling of spikes change the weights that
 come after.
 
-Pooling of spikes by their maximum, and gates, become part of the layer that fires the spikes. That
-layer cannot take them if other nodes read its spikes, or if the pooling's windows overlap. Then a
-*layer of ORs* is added to take them: each of its neurons fires if any spike is in its window. The
-network's results stay the same, but it has one more layer, with weights of 1 from each channel to
-itself and of 0 between channels.
+Max pooling of spikes, and gates, become part of the layer that fires the spikes. This is impossible
+if other nodes also read the layer's spikes, or if the pooling windows overlap. Then a *layer of
+ORs* is added, and does the pooling or gets the gate: each of its neurons fires if any spike is in
+its window. The network's results stay the same, but it has one more layer, with weights of 1 from
+each channel to itself and of 0 between channels.
 
 Sums of maps are not computed on their own: the layer that reads a sum reads each of its maps, and
 adds up their weighted spikes (:mod:`sw.exchange.terms`).
@@ -98,8 +98,8 @@ class Imported:
     unknown. For the output layer, they are the number by which its logits were divided. The
     encoder, which reads the image, has the key :data:`sw.network.network.IMAGE`."""
     near: dict[str, FireNode] = field(default_factory=dict)
-    """Neurons whose leak only approximates that of the original framework, by name of their layer.
-    The encoder has the key :data:`sw.network.network.IMAGE`."""
+    """Neurons whose leak only approximates their leak in the original framework, by name of their
+    layer. The encoder has the key :data:`sw.network.network.IMAGE`."""
 
 
 def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) -> Imported:
@@ -273,15 +273,20 @@ class _Assembly(LayerBuilder):
     def grouped(
         self, step: FireNode, layer: FoldedLayer, shape: Shape, multiplier: Float
     ) -> Spikes:
-        """Append one layer for each different leak of a map's neurons, and return the spikes of
-        all.
+        """Append one layer for each different leak of a map's neurons, and return the map of the
+        spikes of all neurons.
 
-        All neurons of one layer of the device have the same leak. So each appended layer has the
-        weights and biases of the neurons with its leak, and 0 for all others, which therefore never
-        fire. Each layer but the first joins its spikes by an OR gate with those before it.
-        ``layer`` has the weights and biases of all neurons, and ``shape`` (C, H, W) is that of
-        their map; ``multiplier`` is recorded for every appended layer
-        (:attr:`Imported.multipliers`).
+        On the device, all neurons of one layer have the same leak. So each appended layer has the
+        weights and biases of the neurons with its leak, and 0 for all other neurons, which
+        therefore never fire. An OR gate in each layer but the first adds the spikes of the layer
+        before, so the last layer has the spikes of all.
+
+        Parameters
+        ----------
+        step : the neurons, with their groups of equal leaks.
+        layer : a layer with the weights and biases of all neurons.
+        shape : shape (C, H, W) of the neurons' map.
+        multiplier : value to record for every appended layer (:attr:`Imported.multipliers`).
         """
         previous: str | None = None
         for n, group in enumerate(step.groups):
@@ -310,8 +315,8 @@ class _Assembly(LayerBuilder):
     def pool(self, step: Pool, value: Value, node: Node) -> Value:
         """Apply a pooling to spikes or weighted sums, and return the pooled values.
 
-        Max pooling of spikes is an OR, and becomes part of the layer that fires the spikes. Average
-        and sum pooling of sums change the weights of the sums. Average and sum pooling of spikes
+        Max pooling of spikes is an OR, which a layer computes (:meth:`or_pool`). Average and sum
+        pooling of weighted sums change the weights of the sums. Average and sum pooling of spikes
         are stored with the returned value, and later folded into the weights that read it.
         """
         if step.kind == "max":

@@ -135,7 +135,8 @@ class LayerBuilder:
         return self.add(layer, (channels, *size), np.ones((1, 1, channels)))
 
     def join(self, gate: Gate, branch: Spikes, identity: Spikes, node: Node) -> Spikes:
-        """Join two maps by a gate, and return the joined spikes.
+        """Join the spikes of a residual block's branch (its convolutions) and identity (its
+        shortcut) by a gate, and return the joined spikes.
 
         The gate becomes part of a layer that has no gate and no pooling yet, and whose spikes no
         other node reads. This layer is the first possible one of these:
@@ -179,7 +180,8 @@ def repeater(
 ) -> FoldedLayer:
     """Return a layer of ORs: a neuron fires if one of the inputs with a weight of 1 is a spike.
 
-    ``taps`` (channels, c, ky|1, kx|1) are the weights, 0 or 1.
+    ``taps`` (channels, c, ky|1, kx|1) are the weights, 0 or 1, from each input channel c and kernel
+    position (ky, kx) to each channel of the layer.
     """
     channels = len(taps)
     return FoldedLayer(

@@ -45,17 +45,18 @@ def describe(
     Parameters
     ----------
     timesteps : number of timesteps to run.
-    image_shape : shape (C, H, W) of the input, or (C, W) of a network of one axis.
+    image_shape : shape (C, H, W) of the input, or (channels, positions) if the network has 1-D
+        convolutions.
     pixel_max : value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None
-        if the input is binary frames.
+        if the input is binary frames, an array of spikes for each timestep.
     order : names of the modules in the order in which they run, without those that are never
-        called; instead of a trace of the network's own forward method.
+        called. None finds the order by tracing the network's forward method.
     labels : names of the classes.
 
     Raises
     ------
     ExchangeError
-        Parts of the network cannot be mapped, all of which the message names; or ``order`` is
+        Parts of the network cannot be mapped; the message names all of them. Or ``order`` is
         needed, or names a module that does not exist.
     """
     while type(network).__name__ in WRAPPERS:
@@ -100,8 +101,8 @@ def _child(network: nn.Module, name: str) -> nn.Module:
 
 
 def _framework(traces: Sequence[Trace]) -> str:
-    """Return the name of the library that defines the neurons, or ``"spikingjelly"`` without
-    neurons.
+    """Return the name of the library that defines the neurons, or ``"spikingjelly"`` if there are
+    no neurons.
 
     Raises
     ------
@@ -120,13 +121,13 @@ def _framework(traces: Sequence[Trace]) -> str:
 def _map_shape(shape: Sequence[int]) -> list[int]:
     """Return the shape of an input as [channels, height, width].
 
-    The input (channels, positions) of a network of one axis gets the height 1. Whether the number
-    of axes is valid is not checked here.
+    The input (channels, positions) of a network with 1-D convolutions gets the height 1. The number
+    of axes is not checked here.
 
     Raises
     ------
     ExchangeError
-        The shape holds something other than whole numbers.
+        The shape has entries that are not whole numbers.
     """
     try:
         sizes = [int(n) for n in shape]

@@ -59,7 +59,7 @@ class Export:
     ``program`` is the network compiled for ``config``, a configuration of the gateware. It is None
     if the network does not fit. ``layers`` has the costs of each layer. ``boards`` says for each
     supported board how the network fits it. ``measured_on`` describes the images on which accuracy
-    and costs were measured; it is empty, and ``accuracy`` None, if there were none.
+    and costs were measured; if there were no images, it is empty, and ``accuracy`` is None.
     """
 
     network: Network
@@ -99,17 +99,18 @@ class Images:
     """Images to measure a network on, and images to calibrate it with; either may be missing."""
 
     images: NDArray[np.uint8] | None = None
-    """Images or frames to measure on; None if there are none."""
+    """Images (N, C, H, W) or binary frames (N, T, C, H, W) to measure on; None if there are
+    none."""
     labels: NDArray[Any] | None = None
     """Classes (N,) of the images; None if unknown, so that no accuracy can be measured."""
     what: str = ""
     """Description of the images for reports and messages."""
     calibration: NDArray[np.uint8] | None = None
-    """Images to correct biases with (:mod:`sw.convert.quantize`), if the network's file has none;
-    None if there are none."""
+    """Images from which quantisation corrects biases (:mod:`sw.convert.quantize`), if the network's
+    file has no samples for this; None if there are none."""
     data: dict[str, Any] | None = None
-    """Name of the data set that the images are from, and whether it is own data; None if they are
-    from a file."""
+    """Data set that the images are from: ``name`` is its name, and ``own`` says whether it is the
+    user's own data. None if the images are not from a data set."""
 
 
 def find_images(
@@ -124,13 +125,13 @@ def find_images(
     If the data set cannot be loaded, other images take its place, and ``say`` is called with a
     message about them. For Fashion-MNIST, they are the shipped sample of its test images. For other
     data sets, they are the training samples in the checkpoint, which have no labels. If the
-    checkpoint has none, the result holds no images.
+    checkpoint has none, the result has no images.
 
     Parameters
     ----------
     values : contents of the checkpoint.
     folder : folder of the data set; None for the default one.
-    name : name of another data set to use instead of the checkpoint's; None for the checkpoint's.
+    name : name of the data set to use; None for the data set of the checkpoint.
     n_images : number of images; fewer if the data set has fewer.
 
     Raises
@@ -193,9 +194,9 @@ def measure(
 ) -> tuple[list[LayerReport], Accuracy]:
     """Return a report on each layer, and the accuracies before and after quantisation.
 
-    A layer's report has its size. It also has its input density (the fraction of its inputs that
-    are spikes), its synaptic operations (additions of a weight to a neuron) and its predicted clock
-    cycles. These are means over the images.
+    A layer's report has the size of the layer, and means over the images of three numbers: the
+    input density (the fraction of the layer's inputs that are spikes), the synaptic operations
+    (additions of a weight to a neuron), and the predicted clock cycles.
 
     Parameters
     ----------

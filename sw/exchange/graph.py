@@ -24,7 +24,8 @@ Pair = tuple[int, int]
 
 
 class ExchangeError(ValueError):
-    """Error that a network cannot be imported or exported; the message names node and reason."""
+    """Raised if a network cannot be imported or exported; the message names the node and the
+    reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,7 +89,8 @@ class Pool:
 class AdaptivePool:
     """A 2-D pooling to maps of the size ``output`` (height, width), whatever the input's size.
 
-    ``kind`` is ``"max"`` or ``"average"``. A height or width of 0 stands for that of the input.
+    ``kind`` is ``"max"`` or ``"average"``. An output height or width of 0 stands for the height or
+    width of the input.
     """
 
     kind: str
@@ -104,9 +106,9 @@ class Flatten:
 class LeakGroup:
     """Neurons of one map that have the same leak.
 
-    ``leak`` is the kind of the leak. It is computed from membranes that are shifted right, and
-    ``shifts`` are the numbers of bits (:class:`hw.spec.Leak`). ``members`` is True for these
-    neurons; its shape broadcasts to that of the map, (C, H, W).
+    ``leak`` is the kind of the leak, and ``shifts`` are the numbers of bits by which the membrane
+    is shifted right to compute it (:class:`hw.spec.Leak`). ``members`` is True for these neurons;
+    its shape broadcasts to the shape (C, H, W) of the map.
     """
 
     leak: Leak
@@ -118,14 +120,14 @@ class LeakGroup:
 class FireNode:
     """A map of spiking neurons, which all have the same kind of reset.
 
-    ``leak`` is the kind of their leak. It is computed from membranes that are shifted right by
-    several numbers of bits (:class:`hw.spec.Leak`): ``leak_shift`` is the first of these numbers,
-    and ``finer_shifts`` are all others.
+    ``leak`` is the kind of their leak. To compute it, the membrane is shifted right by one or more
+    numbers of bits (:class:`hw.spec.Leak`): ``leak_shift`` is the first of these numbers, and
+    ``finer_shifts`` are all others.
     """
 
     threshold: Float
-    """Thresholds, whose shape broadcasts to (C, H, W). They hold for membranes that start at 0 and
-    inputs that are not scaled; readers convert the thresholds of other neurons
+    """Thresholds, whose shape broadcasts to (C, H, W). They are valid for membranes that start at 0
+    and inputs that are not scaled; readers convert the thresholds of other neurons
     (:mod:`sw.exchange.assembly`)."""
     strict: bool
     """Whether neurons fire only above their threshold; otherwise they also fire at it."""
@@ -134,8 +136,8 @@ class FireNode:
     finer_shifts: tuple[int, ...] = ()
     reset: Reset = Reset.HARD
     integer_threshold: NDArray[np.int64] | None = None
-    """Thresholds of the integer network that the file was exported from; None if the file does not
-    hold any."""
+    """Thresholds of the integer network that the file was exported from; None if the file has
+    none."""
     drive: Float | float = 0.0
     """Constant that is added to membranes at every timestep, in units of the input; its shape
     broadcasts to (C, H, W)."""
@@ -172,7 +174,7 @@ Step = (
 class Node:
     """A step of a graph, with its name and the names of the nodes that it reads.
 
-    A node that is not a gate and reads several nodes reads their sum.
+    If a node other than a gate reads several nodes, its input is the sum of their outputs.
 
     The name :data:`sw.network.network.IMAGE` in ``sources`` stands for the network's input.
     """
@@ -194,7 +196,7 @@ class Source:
     image_shape: Shape
     pixel_max: float | None = 1.0
     """Value that a pixel of 255 had in training (1.0 if pixels were divided by 255); None if the
-    input is binary frames."""
+    input is binary frames, an array of spikes for each timestep."""
     labels: tuple[str, ...] = ()
     averaged: bool = True
     """Whether logits are means over the timesteps; otherwise they are sums."""
@@ -203,9 +205,9 @@ class Source:
 def plain_kernel(weight: Float, groups: int, dilation: Pair) -> Float:
     """Return the weights of a plain convolution that computes a grouped or dilated one.
 
-    The result is (output channels, input channels, kernel height, kernel width), with weights of 0
-    for the channels of other groups and for the places between dilated taps. ``weight`` has only
-    the input channels of one group. ``dilation`` is (vertical, horizontal).
+    The result is (output channels, input channels, kernel height, kernel width). It has weights of
+    0 for the channels of other groups, and between the kernel positions that dilation moves apart.
+    ``weight`` has only the input channels of one group. ``dilation`` is (vertical, horizontal).
 
     Raises
     ------

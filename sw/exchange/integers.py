@@ -37,9 +37,10 @@ def quantised(
     ----------
     weight_bits : width of the weights in bits.
     param_bits : width of biases and thresholds in bits.
-    pixel_bits, encoder_bits : widths of the pixels and of the encoder's weights in bits. With other
-        ones than the default, the network is quantised.
-    calibration : images or frames to correct biases with, if the network is quantised.
+    pixel_bits, encoder_bits : widths of the pixels and of the encoder's weights in bits. If one of
+        them differs from its default, the network is always quantised.
+    calibration : images (N, C, H, W) or binary frames (N, T, C, H, W) to correct biases with, if
+        the network is quantised; see :func:`sw.convert.quantize.quantize`.
 
     Raises
     ------
@@ -88,9 +89,10 @@ def _is_or(layer: FoldedLayer) -> bool:
 
 
 def _or_layer(layer: Layer, weight: Float) -> Layer:
-    """Return a quantised layer of ORs with its weights of 0 and 1, thresholds of 1 and biases of 0.
+    """Return a quantised layer of ORs with its original weights of 0 and 1, which ``weight`` holds,
+    and with thresholds of 1 and biases of 0.
 
-    Quantisation may have scaled its numbers and corrected its biases; an OR needs neither.
+    Quantisation may have scaled these numbers and corrected the biases; an OR needs neither.
     """
     assert layer.threshold is not None
     return replace(
@@ -102,7 +104,8 @@ def _or_layer(layer: Layer, weight: Float) -> Layer:
 
 
 def as_integers(imported: Imported, weight_bits: int, param_bits: int) -> Network | None:
-    """Return an imported network in integers if its spikes do not change; otherwise None.
+    """Convert an imported network to integers without changing any spike. Return None if that is
+    not possible.
 
     Each layer's weights, biases and thresholds are multiplied by the layer's entry in
     ``imported.multipliers``. The result is None in any of these cases:

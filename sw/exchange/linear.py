@@ -57,7 +57,8 @@ def to_rows(values: Float, shape: Shape) -> Float:
     Raises
     ------
     ExchangeError
-        ``values`` does not fit the map, or could belong to its channels as well as to its columns.
+        ``values`` does not fit the map, or is ambiguous: its numbers could be those of the map's
+        channels or those of its columns.
     """
     while values.ndim > 3 and values.shape[0] == 1:
         values = values[0]
@@ -138,7 +139,8 @@ def pooled_sums(pool: Pool, value: Sums) -> Sums:
 def summed_again(step: Convolve | Connect, value: Sums) -> Sums:
     """Apply a convolution or fully connected step to weighted sums, and return the new sums.
 
-    Weights that directly follow weights become one layer of weights, whose kernel covers both.
+    Two linear steps without neurons in between become one layer of weights, whose kernel covers
+    both kernels.
     """
     step = _as_convolution(step, value.shape)
     if step.padding != (0, 0):
@@ -177,8 +179,8 @@ def _summed_again(step: Convolve, term: Term) -> Term:
 
 
 def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
-    """Return a convolution or fully connected step as a convolution of a map; ``shape`` is the
-    map's.
+    """Return a convolution or fully connected step as a convolution of a map of the shape
+    ``shape`` (C, H, W).
 
     Raises
     ------
@@ -205,8 +207,8 @@ def _as_convolution(step: Convolve | Connect, shape: Shape) -> Convolve:
 def scaled(step: Normalise | Scale, value: Value) -> Value:
     """Apply batch-norm or a scaling to spikes or weighted sums, and return the result.
 
-    For weighted sums, their weights and bias are changed. For spikes, the scaling is stored in
-    ``factor``.
+    Weighted sums get new weights and biases; spikes get a new ``factor``
+    (:class:`sw.exchange.values.Spikes`).
     """
     if isinstance(value, SpikeSum):
         return added([scaled(step, part) for part in value.parts])
@@ -234,8 +236,8 @@ def scaled(step: Normalise | Scale, value: Value) -> Value:
 def weighted(name: str, step: Convolve | Connect, value: Spikes | SpikeSum) -> Sums:
     """Apply a convolution or fully connected step to spikes, and return the weighted sums.
 
-    The pooling and scaling that ``value`` still carries are folded into the weights. ``name`` is
-    the name of the layer that will hold the weights.
+    The pooling and scaling that are stored with ``value`` are folded into the weights. ``name`` is
+    the name of the layer that will get the weights.
     """
     shape = value.pooled
     step = _as_convolution(step, shape)
@@ -258,8 +260,8 @@ def as_sums(name: str, value: Value) -> Sums:
 
 
 def _term(step: Convolve, value: Spikes) -> Term:
-    """Return the weighted sums that a convolution without its bias computes of one map of
-    spikes.
+    """Return the weighted sums of one map of spikes that a convolution computes, without its
+    bias.
     """
     weight = step.weight.astype(np.float64)
     kernel: Pair = (weight.shape[2], weight.shape[3])
@@ -289,8 +291,8 @@ def _composed(
 
     At the edge of the map, taps (kernel positions) of the old convolution lie in its padding, and
     read zeros. The new taps that replace them may lie on spikes instead, if pooling windows
-    overlap, have padding or leave out an edge of the map. Such taps must be 0. The result then has
-    weights for each position, because only neurons at the edge are concerned.
+    overlap, have padding or leave out an edge of the map. The weights of such taps must be 0, but
+    only for neurons at the edge. So the result then has weights of its own for each position.
     """
     height, width = window.kernel
     rows = (weight.shape[2] - 1) * window.stride[0] + height
@@ -325,13 +327,19 @@ def _composed(
 def _inside(
     length: int, n_taps: int, n: int, stride: int, padding: int, window: Window, axis: int
 ) -> NDArray[np.bool_]:
-    """Return, along one axis, which taps of a convolution read pooled values that exist.
+    """Return which taps (kernel positions) of a convolution read pooled values instead of padding,
+    along one axis.
 
-    The other taps lie in the convolution's padding. The result is a mask (n, n_taps); if those taps
-    read only zeros anyway, it is (1, n_taps). ``length`` is the length of the map before the
-    pooling ``window``, and ``n`` that of the convolution's result. ``stride`` and ``padding`` are
-    those of the convolution along ``axis``, which is 0 for the vertical axis and 1 for the
-    horizontal one.
+    The result is a mask (n, n_taps). If taps in the padding read only zeros even after the pooling
+    was folded into the convolution, the result is (1, n_taps), all True.
+
+    Parameters
+    ----------
+    length : length of the map before the pooling ``window``.
+    n_taps : length of the convolution's kernel.
+    n : length of the convolution's result.
+    stride, padding : stride and padding of the convolution along the axis.
+    axis : 0 for the vertical axis, 1 for the horizontal one.
     """
     size, step, border = window.kernel[axis], window.stride[axis], window.padding[axis]
     tiled = border == 0 and size == step and length % step == 0

@@ -59,10 +59,8 @@ def library_class(module: nn.Module) -> type | None:
 def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
     """Return the entries of a topology (a network's list of steps) that describe a module.
 
-    ``kind`` is the library's class of the module.
-
-    ``name`` is its name in the network. The result is empty if the module does nothing in a trained
-    network, as dropout does.
+    ``kind`` is the library's class of the module, and ``name`` the module's name in the network.
+    The result is empty if the module does nothing in a trained network, such as dropout.
 
     Raises
     ------

@@ -26,7 +26,7 @@ from sw.network.network import IMAGE, INPUT
 N_RANDOM = 64
 """Number of random samples to measure on if there are no others."""
 RANDOM_DENSITY = 0.1
-"""Fraction of spikes in random frames."""
+"""Fraction of ones in random binary frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Change:
     """Effect on a network of replacing its leaks by the device's nearest ones, measured on
     ``n_samples`` samples.
 
-    ``layers`` has an entry for each layer whose leak is not exactly the framework's.
+    ``layers`` has an entry for each layer whose leak differs from the leak in the framework.
     """
 
     layers: tuple[LayerChange, ...]
@@ -162,8 +162,7 @@ def in_framework(
 
 
 def _fire(layer: FoldedLayer, step: FireNode, drives: Tensor, timesteps: int) -> Tensor:
-    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay, which ``step``
-    holds.
+    """Return the spikes (N, T, O, H, W) of neurons with the framework's decay, ``step.decay``.
 
     ``drives`` (N, T|1, O, H, W) are the neurons' weighted sums, without bias.
     """

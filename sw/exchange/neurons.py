@@ -1,8 +1,9 @@
 """Convert leaks and resets of other frameworks' neurons to those of the device.
 
 A framework's leak multiplies the membrane by a factor at every timestep, its *decay*. The device's
-leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so most decays have no exact leak; on
-request, the nearest one is taken. :mod:`sw.exchange.nearest` measures what that changes.
+leaks are sums of up to three shifts (:class:`hw.spec.Leak`), so the device does not have most
+decays. On request, the leak with the nearest decay replaces the framework's leak;
+:mod:`sw.exchange.nearest` measures what that changes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hw.spec import N_LEAK_SHIFTS, Leak, Reset, decay, leak_shifts
 from sw.exchange.graph import TOLERANCE, ExchangeError, FireNode, Float, LeakGroup
 
 LeakShifts = tuple[Leak, tuple[int, ...]]
-"""A leak of the device: its kind and its shifts."""
+"""A leak of the device: its kind, and the numbers of bits by which it shifts membranes right."""
 
 LEAKS: tuple[LeakShifts, ...] = (
     (Leak.NONE, (0,)),
@@ -79,9 +80,9 @@ def neurons(
 
     Parameters
     ----------
-    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W). It must hold
-        for inputs that are not scaled and membranes that start at 0; :mod:`sw.exchange.assembly`
-        explains how thresholds of other neurons are converted.
+    threshold : one threshold, or an array that broadcasts to the neurons (C, H, W). It must be
+        valid for inputs that are not scaled and membranes that start at 0;
+        :mod:`sw.exchange.assembly` explains how thresholds of other neurons are converted.
     factor : one decay, or an array of decays that broadcasts to the neurons.
     soft : whether a spike subtracts the threshold; otherwise it clears the membrane.
     strict : whether neurons fire only above their threshold; otherwise they also fire at it.

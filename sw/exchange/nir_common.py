@@ -29,7 +29,8 @@ exported."""
 KEY = "spikefold"
 """Key of this project's entries in the metadata of nodes and graphs."""
 JUST_BELOW = float(np.nextafter(np.float32(1), np.float32(0)))
-"""Largest float32 below 1."""
+"""Largest float32 below 1. Neurons with this threshold fire at a membrane of 1 whether a simulator
+compares with ``>`` or with ``>=``."""
 
 NirNetwork = Network | FoldedNetwork
 NirLayer = Layer | FoldedLayer
@@ -62,8 +63,8 @@ def composite_gates(graph: Any) -> dict[str, tuple[Join, tuple[str, str], list[s
 
     Returns
     -------
-    By name of a gate's last node: the gate, the names of the nodes (branch, identity) that it
-    reads, and the names of its other nodes.
+    A dict with an entry for each gate, by the name of its last node. An entry has the gate, the
+    names of the nodes (branch, identity) that the gate reads, and the names of its other nodes.
 
     Raises
     ------
@@ -111,11 +112,15 @@ def graph_metadata(graph: Any) -> dict[str, Any] | None:
 def shape_of(values: Any, one_axis: bool = False) -> Shape:
     """Return the input shape in a NIR file as (channels, height, width).
 
-    A file may state fewer axes. (channels,) gets the height and width 1, and (channels, positions)
-    the height 1. A file may also state a batch axis of length 1 in front.
+    A file may state fewer axes: (channels,) gets the height and width 1, and (channels, positions)
+    the height 1. A file may also state a batch axis of length 1 in front, which is left out.
 
-    ``one_axis`` says that the graph has convolutions of one axis. Then a shape (1, a, b) is a batch
-    of (channels, positions). Otherwise a shape (1, a) is a batch of (channels,).
+    ``one_axis`` says whether the graph has 1-D convolutions, because some shapes are ambiguous:
+
+    - (1, a, b) is one sample of (channels, positions) with 1-D convolutions, and (channels, height,
+      width) without them;
+    - (1, a) is (channels, positions) with 1-D convolutions, and one sample of (channels,) without
+      them.
 
     Raises
     ------
@@ -145,7 +150,7 @@ def pair_of(values: Any) -> tuple[int, int]:
     Raises
     ------
     ExchangeError
-        The value holds neither one number nor two.
+        The value is neither one number nor two numbers.
     """
     numbers = np.atleast_1d(np.asarray(values)).astype(int).tolist()
     if len(numbers) == 1:

@@ -1,7 +1,7 @@
 """Reading of NIR files, including those that the package ``nir`` does not read by itself.
 
-That package reads only files whose parameters all have full shapes, and takes a missing ``v_reset``
-for 0. Here, a node's parameters may be scalars or have shapes that broadcast. Neurons without
+That package reads only files whose parameters all have full shapes, and reads a missing ``v_reset``
+as 0. Here, a node's parameters may be scalars or have shapes that broadcast. Neurons without
 ``v_reset``, as nir 1.0.4 and earlier write them, get None, because their reset is not known.
 """
 
@@ -29,7 +29,8 @@ NEURONS = {
     "CubaLIF": ("tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "v_reset", "w_in"),
     "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in"),
 }
-"""Parameters of neurons, which broadcast to one shape, by type of the node."""
+"""Names of the parameters of neurons, by type of the node. A node's parameters broadcast to one
+shape."""
 OPTIONAL = {"Conv1d": ("input_shape",), "Conv2d": ("input_shape",)}
 """Entries that a node may lack, by its type; a missing entry is read as None."""
 
@@ -135,7 +136,7 @@ def flattened(graph: Any) -> Any:
     Raises
     ------
     ExchangeError
-        A subgraph has not exactly one input and one output, so that it cannot be connected.
+        A subgraph cannot be connected, because it does not have exactly one input and one output.
     """
     nir = library()
     nodes: dict[str, Any] = {}
@@ -175,7 +176,7 @@ def _joined(
     Parameters
     ----------
     edges : edges of the graph, as pairs (source, target) of names.
-    inner : edges of the subgraph, whose nodes have their new names.
+    inner : edges of the subgraph, as pairs of its nodes' new names.
     full : new names of the subgraph's nodes, by their names in the subgraph.
     ends : names of the subgraph's input and output, which are left out of the result.
     """

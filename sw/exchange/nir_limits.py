@@ -43,8 +43,9 @@ class Dense:
 def why_dense(layer: NirLayer, divisor: Float) -> Dense | None:
     """Return why a layer must be written as a dense matrix; None if a convolution can express it.
 
-    ``divisor`` (y|1, x|1, o) holds the numbers by which its weights are divided, one for each
-    output channel o, and for each position (y, x) if they differ.
+    ``divisor`` (y|1, x|1, o) holds the numbers by which the layer's weights are divided, one for
+    each output channel o and position (y, x); y and x have length 1 if all positions share their
+    numbers.
     """
     if max(*layer.weight.shape[1:3], *layer.bias.shape[1:3], *divisor.shape[:2]) > 1:
         return Dense(

@@ -57,8 +57,9 @@ class NirOptions:
     """Number of timesteps to run. None takes the number that the file states, which only files of
     :mod:`sw.exchange.nir_write` do."""
     pixel_max: float | None = 1.0
-    """Value that a pixel of 255 had in training; None if the input is binary frames. Ignored for
-    files of :mod:`sw.exchange.nir_write`, which state the kind of their input."""
+    """Value that a pixel of 255 had in training; None if the input is binary frames, an array of
+    spikes for each timestep. Ignored for files of :mod:`sw.exchange.nir_write`, which state the
+    kind of their input."""
     dt_s: float | None = None
     """Timestep in seconds. None takes 1 s if all IF neurons have ``r = 1`` and all LIF neurons
     ``tau >= 1``, otherwise :data:`sw.exchange.nir_common.DT_S`."""
@@ -233,7 +234,7 @@ class _Reader:
         Raises
         ------
         ExchangeError
-            Its type or one of its parameters is not supported.
+            The node's type or one of its parameters is not supported.
         """
         if type(node) not in self.known:
             names = ", ".join(sorted(kind.__name__ for kind in self.known))
@@ -337,7 +338,7 @@ UNSUPPORTED = {
 def _sizes(values: Any, n_axes: int, fill: int) -> tuple[int, int]:
     """Return a stride, padding or size of a NIR node as a pair (vertical, horizontal).
 
-    For nodes of one axis, ``fill`` is the vertical number.
+    ``n_axes`` is 1 for a Conv1d, whose vertical number is ``fill``, and 2 for a Conv2d.
     """
     return pair_of(values) if n_axes == 2 else (fill, pair_of(values)[1])
 

@@ -56,21 +56,22 @@ def to_nir(
 ) -> Any:
     """Return a NIR graph that fires the same spikes as a network.
 
-    The graph's input is binary frames, or pixels from 0 to 255, which are the same at every
-    timestep. The logits are the sum of its output over all timesteps.
+    At each timestep, the graph's input is an array of spikes, or the pixels of the image, from 0 to
+    255. The sum of the graph's output over all timesteps is the logits.
 
     Parameters
     ----------
     network : the integer network, or the folded network in float64, to express.
     scales : the Real-Spike coefficients that :func:`unfolded` keeps out of the weights, by name of
-        the layer. A layer's input spikes are multiplied by its coefficients (1, c, H|1, W|1).
+        the layer. A layer's input spikes are multiplied by its coefficients (1, c, H|1, W|1). None
+        if there are no such coefficients.
     dt_s : timestep in seconds that the reading simulator will assume.
 
     Raises
     ------
     ExchangeError
-        NIR cannot express some layers, all of which the message names; or the package ``nir`` is
-        not installed.
+        NIR cannot express some layers; the message names all of them. Or the package ``nir`` is not
+        installed.
     """
     nir = library()
     problems = {
@@ -191,9 +192,9 @@ class _Writer:
     def scaled(self, layer: str, n: int, place: str, shape: Shape, flat: Dense | None) -> str:
         """Add a node that multiplies an input of a layer by the layer's coefficients.
 
-        The input is the output of the node ``place``, with the shape (C, H, W). It is the map
-        number ``n`` of those that the layer reads, counted from 0. With ``flat``, it is a flat
-        vector. Returns the name of the new node.
+        The input is the output of the node ``place``: the map number ``n`` of those that the layer
+        reads, counted from 0. ``shape`` is the map's (C, H, W). Unless ``flat`` is None, the input
+        is this map as a flat vector. Returns the name of the new node.
         """
         scale = np.broadcast_to(self.scales[layer][0], shape).reshape(-1 if flat else shape)
         name = f"{layer}.scale" if n == 0 else f"{layer}.scale{n + 1}"
@@ -214,8 +215,9 @@ class _Writer:
     def divisor(self, layer: NirLayer) -> Float:
         """Return the numbers (y|1, x|1, o) by which a layer's weights and biases are divided.
 
-        There is one per output channel o and position (y, x), or one for all positions. They are
-        the layer's thresholds, or 1 in the output layer, which has no thresholds.
+        They are the layer's thresholds, or 1 in the output layer, which has no thresholds. There is
+        one for each output channel o and position (y, x); y and x have length 1 if all positions
+        share their numbers.
         """
         if layer.output:
             return np.ones((1, 1, layer.weight.shape[3]))
@@ -399,8 +401,8 @@ def _unstacked(layer: NirLayer) -> list[Any]:
     """Return a stacked layer as several layers, each of which reads one of its maps.
 
     A stacked layer has weights of its own for every map that it reads
-    (:class:`sw.network.network.AnyLayer`). The layers' sums add up to those of the stacked layer;
-    the first layer has its biases, the others have none.
+    (:class:`sw.network.network.AnyLayer`). The sums of the returned layers add up to the sums of
+    the stacked layer. The first one gets all biases of the stacked layer.
     """
     n_in = layer.weight.shape[4] // len(layer.sources)
     return [

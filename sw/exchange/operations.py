@@ -1,8 +1,9 @@
-"""Mapping of operations in a network's forward method, such as ``x.flatten(1)`` or ``a * (1 - b)``.
+"""Conversion of operations in a network's forward method to the steps of a topology.
 
-An operation is mapped only in three cases: it keeps spikes and sums as they are, it becomes an
-entry of a topology (:mod:`sw.exchange.topology`), or it is a part of a gate. Every other operation
-on spikes or sums raises an error, whatever its arguments.
+Such operations are, for example, ``x.flatten(1)`` and ``a * (1 - b)``. An operation is converted
+only in three cases: it keeps spikes and sums as they are, it becomes an entry of a topology
+(:mod:`sw.exchange.topology`), or it is a part of a gate. Every other operation on spikes or sums
+raises an error, whatever its arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SUMS = ("add", "iadd", "add_")
 DIFFERENCES = ("sub", "isub", "sub_", "rsub", "__rsub__")
 PRODUCTS = ("mul", "imul", "mul_", "logical_and", "and_")
 IN_PLACE = ("iadd", "isub", "imul", "add_", "sub_", "mul_")
-"""Operations that change the tensor of their first argument."""
+"""Operations that change the tensor that is their first argument."""
 POOLS: dict[str, type[nn.Module]] = {
     "avg_pool1d": nn.AvgPool1d,
     "avg_pool2d": nn.AvgPool2d,
@@ -55,7 +56,8 @@ class Operations:
     timesteps: int
     sequences: bool
     frames: list[int] = field(default_factory=list)
-    """Timesteps whose frames the forward method took from its input, in this order."""
+    """Numbers of the timesteps whose frames the forward method has selected from its input, in the
+    order of selection."""
     repeats: bool = False
     """Whether the forward method repeats its input for every timestep."""
 
@@ -178,7 +180,7 @@ class Operations:
     ) -> Ref:
         """Translate a sum, difference or product of two values; return a reference to its result.
 
-        It becomes a gate between spikes, a part of a gate, or a total over timesteps.
+        The operation becomes a gate between spikes, a part of a gate, or a total over timesteps.
 
         ``name`` is the operation's name; see :meth:`apply` for the other parameters.
 
@@ -260,7 +262,7 @@ class Operations:
         Raises
         ------
         ExchangeError
-            The axes are others than those of timesteps or positions.
+            The axes are neither the axis of timesteps nor the axes of positions.
         """
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]

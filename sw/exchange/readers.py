@@ -17,12 +17,13 @@ from sw.exchange.topology import TOPOLOGIES, load_topology
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Command-line options for facts that a network's file does not state; None or False if not
-    given.
+    """Command-line options for facts that a network's file does not state. Options that the user
+    did not give are None, False or 0.
 
-    ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`),
-    ``frames`` says that the input is binary frames, and ``dt`` is the timestep in seconds.
-    :class:`sw.exchange.nir_read.NirOptions` explains the others.
+    ``topology`` is the name or file of a description of the network (:mod:`sw.exchange.topology`).
+    ``frames`` says that the input is binary frames (an array of spikes for each timestep) instead
+    of an image. ``dt`` is the timestep in seconds. :class:`sw.exchange.nir_read.NirOptions`
+    explains the other fields.
     """
 
     timesteps: int | None = None

@@ -437,8 +437,8 @@ class _Builder:
 
 
 def _number(layer: Mapping[str, Any], key: str, default: float, least: float = -math.inf) -> float:
-    """Return the number in the entry ``key`` of a topology's layer, or ``default`` without this
-    entry.
+    """Return the number in the entry ``key`` of a topology's layer, or ``default`` if the layer has
+    no such entry.
 
     Raises
     ------
@@ -457,7 +457,8 @@ def pair_of(
 ) -> tuple[int, int]:
     """Return the entry ``key`` of a topology's layer as a (vertical, horizontal) pair.
 
-    A single number is used for both directions.
+    A single number is used for both directions. If the layer has no such entry, ``default`` is
+    used; with a default of None, the entry is required.
 
     Raises
     ------

@@ -49,9 +49,10 @@ class State:
 class Step:
     """A step of a network, which reads the results of other steps.
 
-    ``entries`` describe it in a topology (:mod:`sw.exchange.topology`). For a gate, they are empty,
-    and ``gate`` is its name, such as ``"IAND"``. ``sources`` are the indices of the steps it reads;
-    those of a gate are branch and identity, the two paths of a residual block.
+    ``entries`` describe the step in a topology (:mod:`sw.exchange.topology`), and ``gate`` is None.
+    For a gate, ``entries`` is empty, and ``gate`` is its name, such as ``"IAND"``. ``sources`` are
+    the indices of the steps that the step reads. A gate reads branch and identity, the two paths of
+    a residual block.
     """
 
     entries: list[Entry]

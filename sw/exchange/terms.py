@@ -92,9 +92,9 @@ def to_copy(terms: Sequence[Term], size: Pair) -> tuple[list[Term], int]:
     with the same stride, no term needs a copy. Otherwise, a term fits if its map has the height and
     width of the sums (``size``) and is read with stride 1.
 
-    Copies get as many channels as the map of the fitting term with the most weights or, if no term
-    fits, as the map of the term with the most weights. Fitting terms whose maps have this number of
-    channels stay as they are; all others must read copies.
+    The copies have as many channels as one of the maps: the map of the fitting term with the most
+    weights. If no term fits, it is the map of the term with the most weights. Fitting terms whose
+    maps have this number of channels stay as they are; all other terms must read copies.
     """
     if len({(term.shape, term.stride) for term in terms}) == 1:
         return [], 0
@@ -109,8 +109,8 @@ def copies(term: Term, n_channels: int, size: Pair) -> list[Copy]:
     instead.
 
     A term is a convolution of one map. Each copy has ``n_channels`` channels and the height and
-    width ``size``; channels at the end may be unused, and never spike. Inputs of which all
-    weights are 0 are not copied.
+    width ``size``; channels at the end may be unused, and never spike. Inputs whose weights are all
+    0 are not copied.
     """
     weight = np.broadcast_to(term.weight, (*term.weight.shape[:5], *term.kernel))
     used = np.argwhere(weight.any(axis=(0, 1, 2, 3)))
@@ -139,8 +139,8 @@ def stacked(terms: Sequence[Term]) -> tuple[Float, bool]:
     """Return the weights of a layer that adds up convolutions of different maps, and whether each
     map has weights of its own.
 
-    The convolutions are ``terms``, which must have the same kernel size. If the weights of all of
-    them are equal, they are returned once.
+    The convolutions are ``terms``, which must have the same kernel size. If all of them have equal
+    weights, these are returned once, for all maps.
     """
     first = terms[0].weight
     if all(np.array_equal(term.weight, first) for term in terms[1:]):

@@ -14,7 +14,8 @@ A ``pool`` is ``"max"`` or ``"average"``. It has a ``kernel``, a ``stride`` (the
 and a ``padding``. An adaptive one has an ``output`` size instead, in which 0 stands for the size of
 the input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_override``. ``name`` is
 the name in messages of a step without tensors. The kernels, strides and paddings are numbers, or
-pairs (vertical, horizontal). Those of networks of one axis are pairs, too, for maps of height 1.
+pairs (vertical, horizontal). 1-D convolutions and poolings have pairs, too, because their maps have
+height 1.
 
 A ``block`` is a residual block. It has the layers of its ``branch`` and of its ``identity`` (none
 for the block's input itself), and a ``gate`` that joins the spikes of both: ``"AND"``, ``"IAND"``,
@@ -74,7 +75,7 @@ KINDS = {
     "vote": {"name"},
     "block": {"gate", "branch", "identity"},
 }
-"""Kinds of layers in a topology, and the other entries that each may have."""
+"""Entries that a layer in a topology may have besides its kind, by its kind."""
 
 
 def load_topology(name: str) -> dict[str, Any]:

@@ -25,9 +25,9 @@ class _Proxy(fx.Proxy):
     """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
     own.
 
-    torch's symbol records ``x += y`` in the same way as ``x + y``. The size of the input's first
-    axis can be the end of a loop, as in ``for t in range(x.size(0))``: it is the number of
-    timesteps.
+    torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol also
+    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the input's
+    first axis, it can be used as a number: the number of timesteps.
     """
 
     def __index__(self) -> int:
@@ -85,7 +85,7 @@ class NetworkTracer(fx.Tracer):
         return _Proxy(node, self)
 
     def full_name(self, name: str) -> str:
-        """Return the name in the whole network of a module, given its name in the traced module."""
+        """Return a module's name in the whole network, given its name in the traced module."""
         return ".".join(filter(None, (self.prefix, name)))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -121,10 +121,10 @@ class NetworkTracer(fx.Tracer):
         """Run modules one after another on ``x``, which has an axis of timesteps; return their
         output.
 
-        ``x`` and the output are symbols. ``loops`` says that the modules run timestep by timestep.
-        Otherwise, timesteps are treated like samples. Neurons cannot be run in this way, so they
-        are then added to ``problems``. ``where`` names the container or function that runs the
-        modules.
+        ``x`` and the output are symbols. With ``loops``, the modules run timestep by timestep.
+        Without it, they run once, on all timesteps as if these were samples of a batch. Neurons
+        cannot run in this way, and are added to ``problems``. ``where`` names the container or
+        function that runs the modules.
         """
         self.multi_step += loops
         for module in modules:
@@ -141,6 +141,8 @@ class NetworkTracer(fx.Tracer):
         """Trace a module, and return the graph of its operations.
 
         SpikingJelly's functions that apply modules to all timesteps are treated like containers.
+        ``concrete_args`` are values for arguments of the forward method, by name; these arguments
+        do not become symbols.
         """
         functional = sys.modules.get("spikingjelly.activation_based.functional")
         names = ("multi_step_forward", "seq_to_ann_forward")

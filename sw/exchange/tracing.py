@@ -35,7 +35,7 @@ class Trace:
     frameworks: dict[str, str]
     """Library that defines each neuron, by name of the neuron's module."""
     frames: bool = False
-    """Whether the forward method takes another frame at every timestep from its input."""
+    """Whether the forward method reads a different frame of its input at every timestep."""
     repeats: bool = False
     """Whether the forward method gives the same input to all timesteps."""
 
@@ -102,9 +102,10 @@ def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
 
 
 def _defaults(root: nn.Module) -> dict[str, Any] | None:
-    """Return the default values of a forward method's arguments by name, without the first one.
+    """Return the default values of a forward method's arguments, by name of the argument.
 
-    The result is None if there are no default values.
+    The first argument, the network's input, is left out. The result is None if no other argument
+    has a default value.
     """
     parameters = list(inspect.signature(root.forward).parameters.values())[1:]
     found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
@@ -130,8 +131,8 @@ class _Reader:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     stand_ins: set[fx.Node] = field(default_factory=set)
-    """Calls of modules that cannot be mapped, and operations on their results that fail. Such an
-    operation is no problem of its own."""
+    """Calls of modules that cannot be mapped, and operations that cannot be mapped because they use
+    the results of such calls. Only the modules are reported as problems."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()
@@ -166,8 +167,9 @@ class _Reader:
         """Convert a node of the traced graph, and return the symbol for its result
         (:mod:`sw.exchange.steps`).
 
-        If the node cannot be mapped, a problem is noted, and the result is a stand-in: the first
-        map among the arguments if there is one.
+        If the node cannot be mapped, a problem is noted. Tracing goes on with a stand-in for the
+        result: the first map among the node's arguments, or :data:`~sw.exchange.steps.OTHER` if
+        there is none.
         """
         where = self.place(node)
         if node.op == "get_attr":
@@ -216,8 +218,8 @@ class _Reader:
 
         ``target`` is the module's name in the traced module. ``state`` is the second argument of
         the call, which gives snnTorch's neurons their membranes; None without one. If the module
-        changes nothing, such as dropout, ``source`` is returned. It is also returned if the module
-        cannot be mapped, and a problem is noted.
+        changes nothing, such as dropout, ``source`` is returned. If the module cannot be mapped, a
+        problem is noted, and ``source`` is returned as well.
         """
         name = self.tracer.full_name(target)
         kind = self.tracer.kinds.get(target)

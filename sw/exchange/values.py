@@ -1,8 +1,8 @@
 """Values in an imported graph: spikes, sums of spikes, and weighted sums of spikes.
 
 The device neither scales nor averages spikes. So a scaling or pooling of spikes is stored with the
-spikes, until a later convolution or fully connected step takes it into its weights. A sum keeps its
-terms, one for each map, until one layer reads all of these maps.
+spikes, until it is folded into the weights of a later convolution or fully connected step. A sum is
+stored as its terms, one for each map, until one layer reads all of these maps.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class SpikeSum:
-    """The sum of several maps of spikes, which are scaled and pooled one by one."""
+    """The sum of several maps of spikes, each with its own scaling and pooling."""
 
     parts: tuple[Spikes, ...]
 
@@ -128,7 +128,7 @@ def require_spikes(value: Value, reason: str = "a gate joins spikes only") -> Sp
     Raises
     ------
     ExchangeError
-        ``value`` is a sum; the message gives ``reason``, why spikes are needed.
+        ``value`` is a sum; the message gives ``reason``, which says why spikes are needed.
     """
     if isinstance(value, Sums):
         raise ExchangeError(f"no neurons come before it ({reason})")
