@@ -12,7 +12,8 @@ from sw.reporting.markup import note
 from sw.reporting.report import Report
 
 MIN_TO_SCALE = 100
-"""Accuracies on fewer images than this do not influence the scale of the plot."""
+"""Smallest number of images from which an accuracy influences the scale of the plot. With fewer
+images, the confidence interval is so wide that other accuracies could not be told apart."""
 
 
 def accuracy(report: Report) -> str:

@@ -103,7 +103,7 @@ class Counted:
     ----------
     board : name of the board.
     n_cycles : clock cycles of each layer, as a mean over the images.
-    predictions : class of each image.
+    predictions : class that the board predicts for each image.
     n_differences : number of images whose logits or spike counts differ from the reference.
     """
 
@@ -225,10 +225,10 @@ def _shown_images(
 ) -> list[ShownImage]:
     """Return up to :data:`N_SHOWN` images for the report, with the spikes that they cause.
 
-    The last place is for the first image that is classified wrongly, if there is one. The other
-    places are for images of different classes: of each class, the first image that is classified
-    correctly. If places are left, the first of the remaining images take them. Without labels,
-    every prediction counts as correct.
+    The last one is the first image of the set that is classified wrongly, if there is one. Before
+    it come images of different classes: of each class, the first that is classified correctly. If
+    there are fewer classes than that, further images follow in the order of the set. Without
+    labels, every prediction counts as correct.
     """
     order = np.arange(len(predictions))
     groups = predictions if given.labels is None else given.labels

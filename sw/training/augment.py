@@ -27,12 +27,13 @@ def augment(
     generator: torch.Generator,
     erase: float = 0.0,
 ) -> Tensor:
-    """Return samples that are shifted at random and, with ``flip``, mirrored at random.
+    """Return samples that are shifted, mirrored and partly erased at random.
 
-    Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
-    to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
-    shifted in from outside are 0. ``erase`` is the probability that a random rectangle of a sample
-    is erased (:func:`erased`). All frames of a sample are changed alike.
+    Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``; all frames of a sample
+    are changed alike. Each sample is shifted by up to ``shift_px`` pixels along both axes, or only
+    sideways if its height is 1; pixels shifted in from outside are 0. With ``flip``, each sample is
+    mirrored left to right with probability 1/2. ``erase`` is the probability that a random
+    rectangle of a sample is erased (:func:`erased`).
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
@@ -87,10 +88,10 @@ def erased(
 
 
 def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return sample indices from the random ``order``, at most ``most`` of each class, shuffled.
+    """Return the indices of at most ``most`` samples of each class, in random order.
 
-    ``labels`` are the classes (N,) of all samples. From a class with more samples, the first ones
-    in ``order`` are taken.
+    ``order`` lists the indices of all N samples at random, and ``labels`` (N,) their classes by
+    index. Of a class with more than ``most`` samples, the first ones in ``order`` are taken.
     """
     own = labels[order]
     kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]

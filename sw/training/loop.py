@@ -238,11 +238,12 @@ def _say_time(
 def initial(
     state: dict[str, Tensor], model: SpikingResNet
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return what ``model`` can take over from the state dict of another network.
+    """Return the tensors of another network's state dict that ``model`` can use, and the names of
+    the parameters and buffers of ``model`` for which it has none.
 
-    Coefficients and statistics are repeated where ``model`` has finer ones
-    (:func:`sw.training.schedule.fitted`). The second part of the result names the parameters and
-    buffers of ``model`` for which ``state`` has no tensor of the same name and shape.
+    A tensor can be used if ``model`` has one of the same name and shape. A coefficient or a
+    batch-norm statistic is first repeated along the axes along which only ``model`` has separate
+    values, such as timesteps (:func:`sw.training.schedule.fitted`).
     """
     own, fitted = model.state_dict(), schedule.fitted_state(state, model)
     usable = {k: v for k, v in fitted.items() if k in own and v.shape == own[k].shape}
@@ -401,8 +402,8 @@ def train(
 
 
 def _shared(net: nn.Module) -> nn.Module:
-    """Return the network to train: ``net`` or, in several processes, one that averages their
-    gradients."""
+    """Return the network to train: ``net`` itself in a single process; else a wrapper of ``net``
+    that averages the gradients of all processes."""
     if processes()[1] == 1:
         return net
     # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.

@@ -43,8 +43,9 @@ class Row:
 def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided p-value of the difference between the means of ``a`` and ``b``.
 
-    The test tries every division of all values into two groups of these sizes; the p-value is the
-    share of divisions whose means differ by at least as much as those of ``a`` and ``b``.
+    The test tries every division of all values into a group as large as ``a`` and another as large
+    as ``b``. The p-value is the share of divisions in which the means of the two groups differ by
+    at least as much as those of ``a`` and ``b``.
     """
     values = [*a, *b]
     total, n_a, n_b = sum(values), len(a), len(b)

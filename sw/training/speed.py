@@ -78,7 +78,7 @@ class PeerNet(nn.Module):
         self.fire = nn.ModuleList(make() for _ in plain.neurons())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the class scores (N, n_classes)."""
+        """Return the class scores (N, n_classes) of images (N, 1, H, W)."""
         net, fire = self.plain, iter(self.fire)
 
         def neurons(drive: Tensor) -> Tensor:
