@@ -62,7 +62,8 @@ class Bench:
     async def start(cls, dut: Any) -> Bench:
         """Reset a device and return a bench for it, at the highest rate of the configuration.
 
-        The reset has been acknowledged by an ABORT, so that the device takes all requests.
+        The bench has sent an ABORT, which acknowledges the reset, so the device now takes all
+        requests.
         """
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()

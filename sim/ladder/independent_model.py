@@ -71,7 +71,10 @@ def tensor(file: File, reference: dict[str, str]) -> Array:
 
 
 def given(layer: dict[str, Any], maps: dict[str, Array]) -> Array:
-    """Return the input (T, C, H, W) of a layer, made from all maps that the layer reads."""
+    """Return the input (T, C, H, W) of a layer: the sum of all maps that it reads.
+
+    A stacked layer reads the channels of all maps instead, one map after another.
+    """
     read = [maps[name] for name in [layer["source"], *layer.get("addends", [])]]
     if layer.get("stacked", False):
         return np.concatenate(read, axis=1)
@@ -107,7 +110,10 @@ def weighted_sums(file: File, layer: dict[str, Any], source: Array) -> Array:
 
 
 def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
-    """Return what the leak leaves of membranes; ``shifts`` are its one to three shifts in bits."""
+    """Return the membranes after the leak.
+
+    ``leak`` is the kind of leak, and ``shifts`` are its one to three shifts in bits.
+    """
     if leak == "NONE":
         return membrane
     a, b, c = ([membrane // 2**shift for shift in shifts] + [0, 0])[:3]

@@ -33,8 +33,8 @@ from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
 PLANT_BOARDS = ("ice40-hx8k", "ulx3s-25f")
-"""Boards, one of each family, in whose builds deliberate bugs are planted if none is named. Their
-netlists are built and run fastest."""
+"""Boards in whose builds deliberate bugs are planted, unless the user names others: of the families
+iCE40 and ECP5, those whose netlists are built and run fastest."""
 NAMES = tuple(rung.name for rung in RUNGS)
 PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
