@@ -58,7 +58,10 @@ def a_network(encoder: bool = True) -> Network:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Return a function that puts a fake device behind every port; batches have three images."""
+    """Return a function that puts a fake device behind every port.
+
+    Images are run in batches of three, so that a few images make several batches.
+    """
     monkeypatch.setattr(session, "BATCH", 3)
 
     def install(network: Network, **options: Any) -> FakeDevice:

@@ -161,9 +161,10 @@ def test_banks_compute_the_encoder(seed: int) -> None:
 
 
 def test_a_region_is_consecutive_rows_of_the_host() -> None:
-    """Check which spikes are in the rows that the host writes or reads to transfer a spike map.
+    """Check that the packed rows of a spike map have each channel's spikes in the byte of its bank.
 
-    The host numbers rows across banks: row ``r`` is byte ``r // banks`` of bank ``r % banks``.
+    The host transfers consecutive rows and numbers them across banks: row ``r`` is byte
+    ``r // banks`` of bank ``r % banks``.
     """
     net = random_network(3, channels=(20,), encoder=False)
     program = compile_network(with_rates(net, 0), build(4))

@@ -166,7 +166,9 @@ def test_networks_of_parametric_lif_net(make: Any, shape: Shape, frames: bool) -
 
 
 def test_parametric_neurons_of_other_time_constants_take_the_nearest() -> None:
-    """Check PLIF neurons with a time constant of 1.8, a decay that the device approximates."""
+    """Check that PLIF neurons with a time constant of 1.8 are imported with the nearest leak of the
+    device.
+    """
     make, shape, frames = PARAMETRIC["MNISTNet"]
     net = make(channels=2, spiking_neuron=neuron.ParametricLIFNode, v_threshold=0.3, init_tau=1.8)
     near(lived_in(net, 2), shape, frames, neuron.BaseNode, functional.reset_net)
@@ -202,7 +204,10 @@ def test_spikingjelly_examples() -> None:
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
-    """Check a small VGG with batch-norms and a depthwise convolution, as model zoos define them."""
+    """Check every spike of a small VGG with soft reset, as model zoos define it.
+
+    It has batch-norms and a depthwise convolution.
+    """
 
     def fires() -> nn.Module:
         return neuron.LIFNode(tau=2.0, v_threshold=0.3, v_reset=None, decay_input=False)
@@ -249,10 +254,11 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
 
 
 def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
-    """Check Spiking ResNet-18, whose blocks add their shortcut to the input of the last neurons.
+    """Check every spike of Spiking ResNet-18, and how its shortcuts are imported.
 
-    So a layer reads several maps, each with weights of its own; blocks with a stride also need a
-    layer that copies the shortcut's spikes.
+    Its blocks add their shortcut to the input of their last neurons. So the last layer of a block
+    reads several maps, each with weights of its own. A block with a stride also needs a layer that
+    copies the shortcut's spikes.
     """
     net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
     folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})
@@ -352,7 +358,9 @@ def test_more_tutorials_of_snntorch(name: str) -> None:
 
 
 def test_tutorials_that_are_refused() -> None:
-    """Check the decoder of the spiking autoencoder, and recurrent neurons."""
+    """Check that transposed convolutions, as in the spiking autoencoder, and recurrent neurons are
+    refused.
+    """
     leaky = snntorch.Leaky(beta=0.5, init_hidden=True)
     decoder = nn.Sequential(nn.Conv2d(1, 4, 3), leaky, nn.ConvTranspose2d(4, 1, 3))
     with pytest.raises(
@@ -433,10 +441,9 @@ def old_file(path: Path, graph: Any) -> Path:
 
 
 def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
-    """Check a graph like NIR's lif_norse.nir: one LIF neuron of 2.5 ms, with timesteps of 0.1
-    ms.
+    """Check that a graph like NIR's lif_norse.nir is imported only if its leak may be approximated.
 
-    Its leak is not one of the device's, so it is refused unless the nearest one is allowed.
+    It has one LIF neuron with a time constant of 2.5 ms, and timesteps of 0.1 ms.
     """
     one = np.ones(1)
     nodes = {"0": nir.Affine(np.ones((1, 1)), 0 * one)}
@@ -457,9 +464,9 @@ def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
 
 
 def test_the_cnn_graph_of_nir(tmp_path: Path) -> None:
-    """Check a graph like NIR's cnn_sinabs.nir: IF neurons, sum pooling, and no ``v_reset``.
+    """Check that a graph like NIR's cnn_sinabs.nir is imported once the user names the reset.
 
-    A spike of these neurons subtracts the threshold.
+    It has IF neurons without ``v_reset``, whose spikes subtract the threshold, and sum pooling.
     """
     rng = np.random.default_rng(7)
 

@@ -82,7 +82,7 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
 def test_the_run_says_its_time_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Check the line that predicts how long a run takes, computed from the time of one batch.
+    """Check that a run prints once how long it will take, computed from the time of one batch.
 
     A training batch takes 2 s here, and the network's forward pass a third of that.
     """
