@@ -130,8 +130,10 @@ async def identifies_itself(dut):
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pauses=[0.0, 0.2])
 async def stores_rows(dut, pauses):
-    """Check the longest WRITE and READ of every memory, at full rate and with gaps between
-    bytes."""
+    """Check that the longest possible WRITE of every memory stores rows that READ returns.
+
+    The bytes of requests come at full rate, or with pauses of the probability ``pauses``.
+    """
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)

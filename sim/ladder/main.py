@@ -49,6 +49,7 @@ class Outcome:
     """One of :data:`PASSED`, :data:`FAILED`, :data:`KEPT` (passed before) and :data:`LACKING` (not
     possible)."""
     detail: str
+    """What was compared or, after a failure, what differs; or why the rung is not possible."""
     seconds: float = 0.0
 
 

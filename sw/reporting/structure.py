@@ -200,7 +200,7 @@ def origin(report: Report) -> str:
 def _flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return the entries of nested dictionaries as pairs of key and text.
 
-    Keys are joined with dots, such as ``export.date``.
+    The keys of an entry are joined with dots, such as ``export.date``, behind ``prefix``.
     """
     rows = []
     for key, value in values.items():

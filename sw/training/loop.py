@@ -453,9 +453,14 @@ def _report(
     metric: str,
     log: Callable[..., None] | None,
 ) -> None:
-    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one.
+    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` unless it is None.
 
-    ``entry`` is the epoch's entry in the checkpoint's ``history``.
+    Parameters
+    ----------
+    entry : the epoch's entry in the checkpoint's ``history``.
+    timesteps : number of timesteps in this epoch.
+    metric : data set's metric, ``accuracy`` or ``balanced``.
+    log : function that logs a scalar (:func:`_logger`), or None.
     """
     unit = "timestep" if timesteps == 1 else "timesteps"
     what = f" ({timesteps} {unit})" if config.timestep_schedule else ""

@@ -24,7 +24,8 @@ N_COLUMN_BITS = 8
 class Walk:
     """Addresses and flags of a layer's jobs, in order, and the jobs' reads of spike memory.
 
-    A job is one output position of one channel group at one timestep.
+    A job is one output position of one channel group at one timestep. ``header`` is the header of
+    the layer's descriptor.
     """
 
     header: Any

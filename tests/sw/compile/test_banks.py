@@ -87,9 +87,10 @@ def test_banks_compute_random_networks(seed: int) -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_every_number_of_channels_in_every_bank(channels: int, chunk_bits: int) -> None:
-    """Check every number of channels with every number of banks, in a network with a gate.
+    """Check that devices with any number of banks compute networks with any number of channels.
 
-    The third layer has 40 channels, whatever the number in the layers before it.
+    The networks have a gate. Their third layer has 40 channels, whatever the number in the layers
+    before it.
     """
     rng = np.random.default_rng(channels)
     shape = (channels, 4, 5)

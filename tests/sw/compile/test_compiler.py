@@ -80,8 +80,10 @@ def index_of(place: Placement) -> NDArray[np.int64]:
 def job_positions(
     layer: Layer, done: Walk, program: Program, places: dict[str, Placement]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return timestep, row, column and channel group of every job, derived from the job's target
-    address and its position in the pooling window.
+    """Return timestep, row, column and channel group of every job, as arrays t, y, x and g.
+
+    They are derived from the job's target address and its position in the pooling window. ``done``
+    has the jobs of the layer, and ``places`` has the places of all maps in spike memory.
     """
     fields, config = done.fields, program.config
     n_groups = -(-layer.n_out // config.lanes)
@@ -132,9 +134,14 @@ def direct_reads(
     """Return every read of an input by a job, except reads of the padding, computed from the layer
     itself.
 
-    ``at`` has the position of each job (:func:`job_positions`). The result has three arrays with an
-    element per read: the index of the job, the bit address of the input in spike memory, and the
-    weights (lanes,).
+    The result has three arrays with an element per read: the index of the job, the bit address of
+    the input in spike memory, and the weights (lanes,).
+
+    Parameters
+    ----------
+    place : place in spike memory of the map that the layer reads.
+    at : position of each job, from :func:`job_positions`.
+    pixels : whether the map holds the bit-planes of an image.
     """
     n_t, n_y, n_x, n_out, n_in, n_ky, n_kx = layer.weight.shape
     n_groups = -(-n_out // lanes)
@@ -172,7 +179,11 @@ def direct_reads(
 
 
 def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Placement]) -> None:
-    """Check that each job reads exactly the inputs of its window, with the right weights."""
+    """Check that each job reads exactly the inputs of its window, with the right weights, and that
+    the jobs have the right parameters, targets, membranes and flags.
+
+    ``done`` has the jobs of the layer, and ``places`` has the places of all maps in spike memory.
+    """
     config = program.config
     at = job_positions(layer, done, program, places)
     place = places[layer.source]

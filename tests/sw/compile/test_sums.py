@@ -28,7 +28,9 @@ def reader(*names: str) -> Layer:
 def residual(n_blocks: int, *, stacked: bool = False, pool: tuple[int, int] = (1, 1)) -> Network:
     """Return a network of residual blocks, each of which adds its shortcut to its output.
 
-    The shortcut of the first block is the input.
+    The shortcut of the first block is the input. The last layer before the classifier reads the sum
+    and has the pooling ``pool``. If ``stacked``, layers have weights of their own for each map of a
+    sum that they read.
     """
     layers: list[Layer] = []
     names = [INPUT]

@@ -442,7 +442,7 @@ def test_results_of_runs_without_their_input_are_discarded() -> None:
 
 
 class LossyPort(FakePort):
-    """Fake port that loses one frame from the host.
+    """Fake port that loses one frame from the host: number ``lost``, counted from 0.
 
     With ``deaf``, it also loses the next three replies, except announcements of ended runs (DONE).
     """

@@ -40,6 +40,12 @@ def same(net: nn.Module, expected: np.ndarray, **options: Any) -> FoldedNetwork:
 class Net(nn.Module):
     """Network of a convolution, neurons and a classifier, whose forward method is the function
     ``way``.
+
+    Parameters
+    ----------
+    size : height and width of the map that the classifier reads.
+    two : whether there are a second convolution and second neurons.
+    make : called to make each layer of neurons.
     """
 
     def __init__(self, way: Any, size: int = 12, two: bool = False, make: Any = neuron.IFNode):
@@ -154,7 +160,9 @@ def test_networks_in_networks() -> None:
 
 
 def steps(n: Any, x: Tensor) -> Tensor:
-    """Return the mean output of T timesteps, computed in a loop as in SpikingJelly's examples."""
+    """Return the mean output of the network ``n`` for ``x`` over T timesteps, computed in a loop as
+    in SpikingJelly's examples.
+    """
     total = n.fc(fire(n, x).flatten(1))
     for _ in range(T - 1):
         total += n.fc(fire(n, x).flatten(1))
@@ -469,7 +477,9 @@ def test_what_changes_nothing_is_taken(make: Any) -> None:
 
 
 def in_steps(n: Any, x: Tensor) -> Tensor:
-    """Return the output for ``x`` of neurons in multi-step mode, whose first axis is time."""
+    """Return the output of the network's neurons ``late`` for ``x``, whose first axis is time if
+    they are in multi-step mode.
+    """
     return n.late(x)
 
 

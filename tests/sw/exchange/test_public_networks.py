@@ -71,7 +71,8 @@ def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, Modul
 
 @dataclass
 class Recorded:
-    """Output of a network: its mean over the timesteps, and the spikes of all neurons."""
+    """Results of a network in its own framework: its output, as a mean over the timesteps, and the
+    spikes of all neurons."""
 
     output: NDArray[np.float64]
     spikes: dict[str, NDArray[np.uint8]]
@@ -88,6 +89,9 @@ def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
 def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recorded:
     """Run a network in its framework, in float64 and timestep by timestep; return output and
     spikes.
+
+    ``inputs`` are images (N, C, H, W) or frames (N, T, C, H, W), and ``is_neuron`` is the base
+    class of the framework's neurons.
     """
     net = net.double().eval()
     spikes: dict[str, list[Tensor]] = {}
@@ -140,7 +144,11 @@ def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint
 
 
 def jelly(net: nn.Module, shape: Shape, frames: bool) -> None:
-    """Check that every spike of an imported SpikingJelly network equals SpikingJelly's."""
+    """Check that every spike of an imported SpikingJelly network equals SpikingJelly's.
+
+    Its input has the shape ``shape`` (C, H, W), and is binary frames or, without ``frames``,
+    images.
+    """
     net = lived_in(net, 2)
     functional.set_step_mode(net, "s")
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
@@ -178,7 +186,8 @@ def near(net: nn.Module, shape: Shape, frames: bool, is_neuron: Any, reset: Any)
     """Check that a network is imported with approximated leaks only on request, and return the
     reported change.
 
-    The report must compare with the spikes that the framework itself computes.
+    The report must compare with the spikes that the framework itself computes. ``is_neuron`` is the
+    base class of the framework's neurons, and ``reset`` resets the membranes of a network.
     """
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
     with pytest.raises(ExchangeError, match="--nearest-leak"):
@@ -394,7 +403,14 @@ def test_tutorial_5() -> None:
 
 
 def tutorial(channels: tuple[int, int, int], size: int, pool_first: bool, **options: Any) -> Any:
-    """Return the convolutional network of snnTorch's tutorials 6 and 7, with beta 0.5."""
+    """Return the convolutional network of snnTorch's tutorials 6 and 7, with beta 0.5.
+
+    Parameters
+    ----------
+    channels : channels of the input and of both convolutions.
+    size : height and width of the map that the classifier reads.
+    pool_first : whether pooling comes before the neurons, as in the tutorials, or behind them.
+    """
 
     def stage(n_in: int, n_out: int) -> list[nn.Module]:
         fire = snntorch.Leaky(beta=0.5, init_hidden=True, threshold=0.3, **options)
