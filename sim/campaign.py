@@ -63,7 +63,7 @@ RESET_RATE = 0.02
 be reset too often to load a network."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
-"""Kinds of sessions in which the host is killed, each with the name of the phase."""
+"""Phase of the session in which the host is killed, by the name of the kind of session."""
 SECOND_HOST = "second host"
 NOISE = "noise"
 ALL = "all kinds"

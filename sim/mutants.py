@@ -137,7 +137,8 @@ def mutated(config: Config, n: int, seed: int) -> tuple[str, list[Mutant]]:
 def _selected_by_host(verilog: str) -> str:
     """Return the Verilog with a register in place of the input :data:`SELECT`.
 
-    Its number chooses the mutant. The C++ program that simulates the device sets it at the start.
+    The number in the register chooses the mutant. The C++ program that simulates the device sets it
+    at the start.
     """
     text, n_ports = re.subn(rf"(\(|, ){SELECT}(\)|, )", _without_port, verilog, count=1)
     declared = f"input [{SELECT_BITS - 1}:0] {SELECT};"

@@ -126,7 +126,7 @@ def to_verilog(
 
     Parameters
     ----------
-    emit_src : see :func:`to_rtlil`.
+    emit_src : include positions in the Python sources.
     fast : make the Verilog flat and fast to simulate; by default it is readable.
     """
     text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)

@@ -220,7 +220,8 @@ class Chip:
 
     @cached_property
     def global_pads(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-        """Pads that can drive the global networks, and the configuration bits that make them do so.
+        """Pads that can drive the global networks (low-skew wires), and the configuration bits that
+        make them do so.
 
         For each network, the pad is given as (x, y, z). The bit lies outside of the tiles, and is
         given as (bank, x, y).

@@ -37,7 +37,7 @@ class Bits:
     ----------
     device : kind of the device, such as ``"5k"``.
     tiles : bits of the tile at (x, y), by row and column in the tile: uint8 (y, x, row, column).
-    extra : places (bank, x, y) of the bits outside of tiles that are 1.
+    extra : positions (bank, x, y) of the bits outside of tiles that are 1.
     ram : initial contents of the block RAM in the tile (x, y): 16 numbers of 256 bits, the lowest
         addresses first.
     """

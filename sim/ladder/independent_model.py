@@ -1,4 +1,5 @@
-"""An integer model of a network file, written from docs/network-file.md alone.
+"""Second implementation of the integer network in a network file, written from
+docs/network-file.md alone.
 
 It imports nothing from Spikefold, and so tests that document: if the document is incomplete or
 wrong, this model computes other results than Spikefold. If the document changes, write the model
@@ -121,7 +122,7 @@ def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
 
 
 def reset(v: Any, spike: Any, threshold: Any, kind: str) -> Any:
-    """Return the membranes after the reset of those neurons whose ``spike`` is 1."""
+    """Return the membranes ``v`` after a reset of the given ``kind``, where ``spike`` is 1."""
     return np.where(spike, {"HARD": 0 * v, "SOFT": v - threshold, "DELAYED": v}[kind], v)
 
 

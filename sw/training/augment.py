@@ -61,11 +61,11 @@ def erased(
 ) -> Tensor:
     """Return uint8 images ``(N, C, H, W)``, in some of which a random rectangle is erased.
 
-    Each image is chosen with the given ``probability``. The rectangle takes a random share of the
-    image's area, in the range :data:`ERASED_AREA`. The ratio of its sides is random, too, in the
-    range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. The
-    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. In a signal
-    of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
+    Each image is chosen with the given ``probability``. The rectangle has a random share of the
+    image's area, in the range :data:`ERASED_AREA`, and a random ratio of height to width, in the
+    range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. In a
+    signal of height 1, a range of columns is erased. The erased pixels become random numbers from 0
+    to 255, or ``filling`` if that is not None. Source: Zhong et al., arXiv 1708.04896.
     """
     n_images, _, height, width = images.shape
     chosen, area, ratio, *place = torch.rand(5, n_images, generator=generator)

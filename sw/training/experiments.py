@@ -140,8 +140,8 @@ def depth_variants() -> dict[str, Variant]:
 
     One network has ADD gates. For each of the gates OR and IAND, one network has the auxiliary
     pathway, and one does not. With OR, the pathway uses the same classifier as the spikes. With
-    IAND, it has a classifier of its own, because a spike of the residual branch then clears the
-    block's output spike, but adds to the pathway's sum.
+    IAND, it has a classifier of its own: a spike of the residual branch clears the block's output
+    spike, but adds to the pathway's sum, so one classifier may not suit both.
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"

@@ -146,10 +146,10 @@ def train_epoch(
 ) -> float:
     """Train the network ``net`` for one epoch, and return the mean loss.
 
-    ``rows`` is the result of :func:`sw.training.loss.rows_per_spike`. It is needed if
-    ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns from the
-    teacher's predictions (:func:`sw.training.loss.loss_of`). ``on_speed`` is called once with the
-    seconds that a batch takes.
+    ``epoch`` is counted from 0. ``rows``, the result of :func:`sw.training.loss.rows_per_spike`, is
+    needed if ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns
+    from the teacher's predictions (:func:`sw.training.loss.loss_of`). ``on_speed`` is called once
+    with the seconds that a batch takes.
 
     Raises
     ------
@@ -262,8 +262,8 @@ def build(
     Parameters
     ----------
     init : initial parameters, used as far as they fit (:func:`initial`).
-    scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
-        resumed; None to determine them by calibration on training samples.
+    scales : scales of the integer network (:class:`sw.convert.folded.Scales`) if a run is resumed;
+        None for a new run, whose scales are determined by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:

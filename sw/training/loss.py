@@ -52,7 +52,8 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
 
 
 def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
-    """Return a device's estimated cycles, relative to those if every neuron always fired.
+    """Return the estimated cycles of a device, as a share of those that it would take if every
+    neuron fired at every timestep.
 
     ``maps`` has the spikes (T, N, C, H, W) by name of the map, and ``rows`` is the result of
     :func:`rows_per_spike`, the cycles that one spike of a map costs. The result is a differentiable

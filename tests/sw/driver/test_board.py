@@ -167,7 +167,7 @@ def test_reset_while_maps_are_read_back_is_survived() -> None:
 
 
 class ImpatientPort(FakePort):
-    """Fake port that fails the test if the driver reads so often that it would wait forever."""
+    """Fake port that fails the test if the driver reads it 1000 times: it would wait forever."""
 
     n_left = 1000
 
