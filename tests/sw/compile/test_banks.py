@@ -73,8 +73,8 @@ def check(network: Network, configs: list[Config], seed: int = 0) -> list[Progra
 
 @pytest.mark.parametrize("seed", range(24))
 def test_banks_compute_random_networks(seed: int) -> None:
-    """Check random networks with few, many and odd numbers of channels on devices with 1 to many
-    banks.
+    """Check that devices with any number of banks compute random networks, with few, many and odd
+    numbers of channels.
 
     Half of the networks have spike rates, by which the compiler deals channels to banks.
     """
@@ -149,7 +149,7 @@ def layer_of(
 
 @pytest.mark.parametrize("seed", range(6))
 def test_banks_compute_the_encoder(seed: int) -> None:
-    """Check programs in which the device computes the encoder, each bank on its own bit-planes.
+    """Check that devices compute the encoder right, each bank on its own share of the bit-planes.
 
     A bit-plane is one bit of every pixel of the image.
     """

@@ -288,7 +288,9 @@ def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
 
 
 def check_program(network: Network, program: Program) -> list[Walk]:
-    """Check every layer of a program for every input buffer; return the jobs of its layers."""
+    """Check that a program computes every layer right from every input buffer; return the jobs of
+    its layers.
+    """
     layers = network.layers
     if program.pixels:
         assert network.encoder is not None

@@ -213,9 +213,11 @@ def test_taps_outside_the_map_have_weight_0() -> None:
 
 
 def test_embedded_preset_stays_within_its_weights() -> None:
-    """Check the size of the shipped network: at most 300,000 weights after folding.
+    """Check that the network of the recipe for Fashion-MNIST has at most 300,000 weights after
+    folding.
 
-    One layer has weights of its own for each position, and the classifier for each timestep, too.
+    One layer must have weights of its own for each position, and the classifier for each timestep
+    as well.
     """
     folded = fold.fold_model(lived_in(fashion_mnist()), tuple("abcdefghij"), {})
     assert sum(layer.weight.size for layer in folded.layers) <= 300_000

@@ -162,8 +162,8 @@ def test_calibration_restores_mean_drives(weight_bits: int) -> None:
 
 
 def test_clipping_pays_for_outliers() -> None:
-    """Check that one large weight among many small ones is clipped, so that these do not become
-    0.
+    """Check that one large weight among many small ones is clipped, so that the small ones do not
+    become 0.
     """
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.1, (1, 1, 1, 1, 500, 1, 1))

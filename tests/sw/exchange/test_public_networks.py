@@ -121,7 +121,9 @@ def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recor
 
 
 def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint8]) -> None:
-    """Check that the layers of an imported network without gates fire the framework's spikes."""
+    """Check that the layers of an imported network, which has no gates, fire the framework's
+    spikes.
+    """
     trace = simulate(imported.folded, inputs, keep_spikes=True)
     np.testing.assert_allclose(trace.logits, expected.output, atol=1e-9)
     folded = imported.folded
@@ -213,7 +215,7 @@ def test_spikingjelly_examples() -> None:
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
-    """Check every spike of a small VGG with soft reset, as model zoos define it.
+    """Check that a small VGG with soft reset, as model zoos define it, keeps every spike.
 
     It has batch-norms and a depthwise convolution.
     """
@@ -263,11 +265,11 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
 
 
 def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
-    """Check every spike of Spiking ResNet-18, and how its shortcuts are imported.
+    """Check that Spiking ResNet-18 is imported with the same spikes and with the expected layers.
 
     Its blocks add their shortcut to the input of their last neurons. So the last layer of a block
-    reads several maps, each with weights of its own. A block with a stride also needs a layer that
-    copies the shortcut's spikes.
+    must read several maps, each with weights of its own. A block with a stride also needs a layer
+    that copies the shortcut's spikes.
     """
     net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
     folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})

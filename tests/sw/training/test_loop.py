@@ -779,9 +779,10 @@ def test_a_network_of_relus_learns_and_is_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_teachers_share_of_the_loss() -> None:
-    """Check the part of the loss that compares student and teacher against NumPy.
+    """Check that ``teacher_weight`` is the share of the loss that compares student and teacher.
 
-    It is the Kullback-Leibler divergence, and 0 for a student that equals its teacher.
+    That part is the Kullback-Leibler divergence, which is computed here in NumPy, too. It is 0 for
+    a student that equals its teacher.
     """
     torch.manual_seed(5)
     student = SpikingResNet(small_config()).double().eval()
