@@ -53,8 +53,9 @@ from tests.hw.wire import unpacked
 class FakeGateware:
     """Fake gateware: it holds memories and replies to the protocol's requests.
 
-    ``compute`` stands in for the core: it is called with the entry of a run, and returns the class
-    ``argmax`` and the duration ``n_cycles``. Some attributes make the gateware behave wrongly.
+    ``compute`` stands in for the core: it is called with the ``entry`` of a run
+    (:class:`hw.protocol.Run`), and returns the class ``argmax`` and the duration ``n_cycles``. Some
+    attributes make the gateware behave wrongly.
 
     Attributes
     ----------

@@ -21,8 +21,8 @@ SMALL += [word for n in range(3) for word in ("--set", f"stages.{n}.channels=4")
 
 
 def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
-    """Write a data set of 12 x 12 images of two classes, bright and dark, labelled from ``first``
-    on.
+    """Write a data set of 12 x 12 images of two classes, dark and bright, with the labels ``first``
+    and ``first + 1``.
     """
     rng = np.random.default_rng(seed)
     classes = np.arange(40) % 2

@@ -131,11 +131,10 @@ def weights_of_map(layer: Layer, n: int) -> Layer:
 def direct_reads(
     layer: Layer, place: Placement, at: dict[str, NDArray[np.int64]], lanes: int, pixels: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """Return every read of an input by a job, except reads of the padding, computed from the layer
-    itself.
+    """Return which inputs each job must read, and their weights, computed from the layer itself.
 
-    The result has three arrays with an element per read: the index of the job, the bit address of
-    the input in spike memory, and the weights (lanes,).
+    Inputs in the padding are left out. The result has three arrays with an element per read: the
+    index of the job, the bit address of the input in spike memory, and the weights (lanes,).
 
     Parameters
     ----------

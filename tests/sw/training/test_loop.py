@@ -472,7 +472,10 @@ def wide_config():
 
 
 def gradients(path: Path | None) -> dict[str, torch.Tensor]:
-    """Return gradients and batch-norm statistics of one step on the first batch, in float64."""
+    """Return gradients and batch-norm statistics of one step on the first batch, in float64.
+
+    They are also written to the file ``path``, unless it is None.
+    """
     torch.manual_seed(3)
     model = SpikingResNet(wide_config()).double().train()
     config = TrainConfig(**{**vars(TWO), "spike_penalty": 0.5})
