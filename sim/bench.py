@@ -84,7 +84,7 @@ CASES = (
 
 
 def with_banks(banks: int) -> Config:
-    """Return the configuration with ``banks`` banks that is measured.
+    """Return the configuration to measure, with ``banks`` banks.
 
     It has at least 8 lanes for each bank, because spikes are stored in bytes.
 

@@ -259,7 +259,8 @@ def run(
 
 
 def _children_s() -> float:
-    """Return the processor time of all processes that this one has started and that have ended."""
+    """Return the processor time, in seconds, of all processes that this one has started and that
+    have ended."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 

@@ -73,7 +73,7 @@ class Bel:
     :data:`PINS`."""
     x: int
     y: int
-    """Coordinate that gives, with ``x``, the tile in which the place is."""
+    """Row of the tile in which the place is; ``x`` is the tile's column."""
     z: int
     """Index of the place among those of its tile."""
     wires: dict[str, int]

@@ -74,9 +74,9 @@ def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
 
 
 def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) -> ModelConfig:
-    """Return the first configuration that fits one of ``boards``, or else the last one.
+    """Return the first of ``candidates`` that fits one of ``boards``; if none does, the last one.
 
-    All candidates are tried on the first board before the second one.
+    All candidates are tried on the first board before any is tried on the second one.
     """
     tried = list(candidates)
     for board in boards:
