@@ -120,7 +120,7 @@ def frames(seed: int, n: int) -> NDArray[np.uint8]:
     """Return ``n`` samples of random input spikes, uint8 (n, T, C, H, W).
 
     Every other sample has few spikes, so that the driver sends it in packed form
-    (:func:`hw.protocol.pack_zeros`) if the board takes that.
+    (:func:`hw.protocol.pack_zeros`) to boards that support this form.
     """
     rng = np.random.default_rng(seed)
     density = np.where(np.arange(n) % 2, 0.03, 0.3)[:, None, None, None, None]

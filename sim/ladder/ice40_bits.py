@@ -162,7 +162,7 @@ class _Extraction:
     def _pins(self, bel: Bel) -> dict[str, Bit]:
         """Return the nets of the connected pins of the cell at a place of the device.
 
-        The number of a net is that of the wire from which it is driven.
+        A net is numbered like the wire that drives it.
 
         Raises
         ------

@@ -7,10 +7,10 @@ Every training step turns the float network into integers anew:
    float value that the integer 1 stands for; scales are determined once, before training.
 3. Integer neurons run on binary spikes.
 
-The result is therefore, bit for bit, that of the network that
-:func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference` computes. Gradients
-ignore rounding and are 0 where values are clipped (the straight-through estimator: Bengio et al.,
-arXiv 1308.3432). Batch-norms keep their statistics, and the auxiliary pathway is removed.
+The result of the forward pass is therefore, bit for bit, what :mod:`sw.network.reference` computes
+for the network that :func:`sw.convert.quantize.quantize` exports. Gradients ignore rounding and are
+0 where values are clipped (the straight-through estimator: Bengio et al., arXiv 1308.3432).
+Batch-norms keep their statistics, and the auxiliary pathway is removed.
 
 Integers are held in float32 where it represents them exactly, else in float64. Weighted sums are
 rounded, because torch's convolution may use an algorithm whose result is not exactly an integer.

@@ -101,8 +101,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return an AdamW optimiser with up to three groups of parameters.
 
     - Weights of convolutions and classifiers. Only these have weight decay.
-    - Real-Spike coefficients. Their learning rate is ``config.coefficient_rate`` times that of all
-      other parameters.
+    - Real-Spike coefficients. Their learning rate is ``config.coefficient_rate`` times the learning
+      rate of all other parameters.
     - All others, such as biases.
 
     A group's entry ``rate`` is the factor by which :func:`train_epoch` multiplies the learning rate

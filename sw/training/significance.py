@@ -59,7 +59,8 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the mean of all ``others`` minus that of ``base``, and the difference's p-value.
+    """Return the mean of all ``others`` minus the mean of ``base``, and the p-value of this
+    difference.
 
     Every sequence has one value for each seed. The two-sided permutation test exchanges values
     within a seed only: it tries every choice of one value per seed to be the base's. The p-value is

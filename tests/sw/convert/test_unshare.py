@@ -30,7 +30,8 @@ def test_copies_change_no_spike(over: str) -> None:
 
 
 def test_the_layers_that_are_read_most_per_row_stay_on_the_fpga() -> None:
-    """Check that the layers that read each of their rows most often stay on a too small FPGA.
+    """Check that the layers that read each of their rows most often stay on an FPGA that is too
+    small for all rows.
 
     This is the classifier here. The rows of some other layer must be stored outside the FPGA, and
     no row must be lost.
