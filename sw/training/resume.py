@@ -27,8 +27,8 @@ class TrainError(RuntimeError):
 def resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Return the checkpoint at ``out`` if a run can continue from it.
 
-    ``values`` is the dictionary of the checkpoint with which the run would start anew
-    (:mod:`sw.model.checkpoint`).
+    ``values`` describes that run: it is the dictionary of the run's checkpoint before the first
+    epoch (:mod:`sw.model.checkpoint`).
 
     Raises
     ------

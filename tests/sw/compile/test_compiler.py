@@ -276,10 +276,10 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
 
 
 def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
-    """Return the places of the maps that have another place for each input buffer.
+    """Return the places of the maps that have a different place in spike memory for each buffer.
 
     These are the input map, and the maps that are read together with it. ``buffers`` are the
-    numbers of the buffers; a key of the result names the buffer and the map.
+    numbers of the input buffers; a key of the result names the buffer and the map.
     """
     return {
         f"buffer {n}: {name}": program.places(n)[name] for n in buffers for name in program.moved
