@@ -68,8 +68,7 @@ SECOND_HOST = "second host"
 NOISE = "noise"
 ALL = "all kinds"
 SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
-"""Kinds of sessions, in the order in which they are run; after the last one the first follows
-again."""
+"""Kinds of sessions, in the order in which they are run, over and over."""
 
 NOISE_BYTES = 100_000
 """Number of random bytes in a burst of noise: fifty times the board's receive buffer."""

@@ -1,9 +1,9 @@
 """Check the whole chain from the trained network to the bitstreams that are flashed: the ladder.
 
-Each check, called a rung, compares one form of a board's network or device with the integer
-reference, exactly. The manifest of the bitstream records which rungs it has passed; a new bitstream
-has passed none. The rungs for steps before synthesis need no bitstream: they also check sources
-that have not been built yet.
+Each check is called a rung. Most rungs compare one form of a board's network or device with the
+integer reference, exactly. The manifest of a bitstream records which rungs the bitstream has
+passed; a new bitstream has passed none. The rungs for steps before synthesis need no bitstream:
+they also check sources that have not been built yet.
 """
 
 from __future__ import annotations
