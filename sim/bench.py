@@ -3,9 +3,9 @@
 Each case is one layer with random weights on random spikes. It runs on the virtual board, and the
 device's own counters measure it. The weight memory of a bank can deliver one row of weights per
 cycle. The port use is the share of this rate that is reached: the number of rows read, divided by
-the number of cycles and by the number of banks. The cycles are all that the layer takes, with
-loading its descriptor and filling and draining the pipeline. They do not depend on the machine that
-runs this program.
+the number of cycles and by the number of banks. All cycles of the layer count, also those that load
+its descriptor, and those in which the pipeline fills and drains. Their number does not depend on
+the machine that runs this program.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Case:
     unshared : every output position has weights of its own.
     gate : gate that combines the layer's spikes with its input, as at the end of a residual block.
     pixels : the layer takes an image in place of spikes, one bit-plane after the other.
-    padded : the output is as large as the input.
+    padded : the input is padded, so that the output has the same height and width.
     """
 
     channels: int
@@ -84,7 +84,7 @@ CASES = (
 
 
 def with_banks(banks: int) -> Config:
-    """Return the configuration with ``banks`` banks that is measured.
+    """Return the configuration to measure, with ``banks`` banks.
 
     It has at least 8 lanes for each bank, because spikes are stored in bytes.
 

@@ -50,26 +50,25 @@ TIMEOUT_S = 0.1
 long."""
 
 N_SAMPLES = 60
-"""Number of samples that a session runs without reading spike maps back."""
+"""Number of samples at the beginning of a session, whose spike maps are not read back."""
 
 N_READ_BACK = 4
-"""Number of samples that a session then runs and whose spike maps it reads back."""
+"""Number of samples at the end of a session, whose spike maps are read back."""
 
 RATE = 0.1
 """Probability of a fault per frame."""
 
 RESET_RATE = 0.02
-"""Probability of a device reset per frame. It is lower than :data:`RATE`, because with that one the
-device would be reset too often to load a network."""
+"""Probability of a device reset per frame. It is lower than :data:`RATE`, at which the device would
+be reset too often to load a network."""
 
 KILLED = {f"host killed in {phase}": phase for phase in ("loading", "running", "reading back")}
-"""Kinds of sessions in which the host is killed, each with the name of the phase."""
+"""Phase of the session in which the host is killed, by the name of the kind of session."""
 SECOND_HOST = "second host"
 NOISE = "noise"
 ALL = "all kinds"
 SESSIONS = (*faults.KINDS, ALL, *KILLED, SECOND_HOST, NOISE)
-"""Kinds of sessions, in the order in which they are run; after the last one the first follows
-again."""
+"""Kinds of sessions, in the order in which they are run, over and over."""
 
 NOISE_BYTES = 100_000
 """Number of random bytes in a burst of noise: fifty times the board's receive buffer."""
@@ -119,7 +118,8 @@ def network(rng: np.random.Generator) -> Network:
 def frames(seed: int, n: int) -> NDArray[np.uint8]:
     """Return ``n`` samples of random input spikes, uint8 (n, T, C, H, W).
 
-    Every other sample has few spikes, so that boards with packed writes receive it packed.
+    Every other sample has few spikes, so that the driver sends it in packed form
+    (:func:`hw.protocol.pack_zeros`) to boards that support this form.
     """
     rng = np.random.default_rng(seed)
     density = np.where(np.arange(n) % 2, 0.03, 0.3)[:, None, None, None, None]
@@ -205,7 +205,7 @@ def session(
 
     Parameters
     ----------
-    path, pid : path of the virtual board's serial port, and its process.
+    path, pid : path of the virtual board's serial port, and process id of the virtual board.
     plan : faults to inject.
     expected : inferences on the samples over an undisturbed link.
     tell : called at the beginning of each phase with its name, one of the values of :data:`KILLED`.

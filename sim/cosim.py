@@ -1,8 +1,8 @@
 """Simulate the gateware with cocotb; ``make sim`` calls this.
 
-There are two simulations. One runs the exported network on the generated Verilog of the core: every
-spike of every layer at every timestep and every logit must equal those of the PyTorch integer
-reference. The other tests a device's link at its serial pins, with a core that only stores rows.
+There are two simulations. One runs a network file on the generated Verilog of the core: every spike
+of every layer at every timestep and every logit must equal those of the PyTorch integer reference.
+The other tests a device's link at its serial pins, with a core that only stores rows.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class Bench:
     async def start(cls, dut: Any) -> Bench:
         """Reset a device and return a bench for it, at the highest rate of the configuration.
 
-        The reset has been acknowledged by an ABORT, so that the device takes all requests.
+        The bench has sent an ABORT, which acknowledges the reset, so the device now takes all
+        requests.
         """
         bench = cls(dut, Config(**json.loads(os.environ[CONFIG_VARIABLE])))
         await bench.reset()
@@ -129,8 +130,10 @@ async def identifies_itself(dut):
 @cocotb.test(timeout_time=200, timeout_unit="ms")
 @cocotb.parametrize(pauses=[0.0, 0.2])
 async def stores_rows(dut, pauses):
-    """Check the longest WRITE and READ of every memory, at full rate and with gaps between
-    bytes."""
+    """Check that the longest possible WRITE of every memory stores rows that READ returns.
+
+    The bytes of requests come at full rate, or with pauses of the probability ``pauses``.
+    """
     bench = await Bench.start(dut)
     config = bench.config
     bench.source.set_pauses(pauses, bench.rng)

@@ -53,15 +53,18 @@ SELECT_BITS = 16
 VARIABLE = "SPIKEFOLD_MUTANT"
 """Environment variable from which the simulated device takes the number of the mutant."""
 LIMIT_VARIABLE = "SPIKEFOLD_MUTANT_CPU_S"
-"""Environment variable from which it takes its limit of processor time, in seconds."""
+"""Environment variable from which the simulated device takes its limit of processor time, in
+seconds."""
 LIMIT_FACTOR = 3
-"""How many times as long as the original a mutant may run, before it counts as silent."""
+"""Largest ratio of a mutant's processor time to that of the original; a mutant that needs more
+counts as silent."""
 PATIENCE_S = 1.0
-"""How many seconds the driver waits for a reply, before it repeats a request."""
+"""Time in seconds that the driver waits for a reply before it repeats a request."""
 N_QUICK, N_MORE = 2, 6
 """Number of random networks for every mutant, and of further ones for mutants that survive them."""
 KILLED, SILENT, SURVIVED = "killed", "silent", "survived"
-"""Results: something differed; the device no longer answered, so it was killed, too; or neither."""
+"""Results of mutants: a result of the device differed (killed); the device no longer answered
+(silent, which counts as killed, too); or neither (survived)."""
 BOARD = "ice40-hx8k"
 """Default board: its netlist is the smallest of the known boards."""
 CLOCKS = frozenset({"\\CLK", "\\RD_CLK", "\\WR_CLK"})
@@ -79,7 +82,8 @@ class Mutant:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of one mutant."""
+    """Result of one mutant; ``detail`` says in words what differed or, if nothing did, what was
+    compared."""
 
     number: int
     state: str
@@ -133,7 +137,8 @@ def mutated(config: Config, n: int, seed: int) -> tuple[str, list[Mutant]]:
 def _selected_by_host(verilog: str) -> str:
     """Return the Verilog with a register in place of the input :data:`SELECT`.
 
-    Its number chooses the mutant. The C++ program that simulates the device sets it at the start.
+    The number in the register chooses the mutant. The C++ program that simulates the device sets it
+    at the start.
     """
     text, n_ports = re.subn(rf"(\(|, ){SELECT}(\)|, )", _without_port, verilog, count=1)
     declared = f"input [{SELECT_BITS - 1}:0] {SELECT};"
@@ -181,7 +186,7 @@ def outcome(
 
 
 class Results:
-    """Results of mutants in a file, which is written after each.
+    """Results of mutants, kept in a file that is rewritten after each new result.
 
     Parameters
     ----------
@@ -254,7 +259,8 @@ def run(
 
 
 def _children_s() -> float:
-    """Return the processor time of all processes that this one has started and that have ended."""
+    """Return the processor time, in seconds, of all processes that this one has started and that
+    have ended."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 

@@ -34,7 +34,8 @@ MAIN = Path(__file__).with_suffix(".cpp")
 
 
 class BenchTop(wiring.Component):
-    """SDRAM controller whose ports are combined: each of its signals has the bits of all ports.
+    """SDRAM controller whose ports are combined: each signal of a port has the bits of all ports,
+    side by side.
 
     So the same C++ program can simulate any number of ports.
     """
@@ -117,8 +118,9 @@ def measure(
 
     Parameters
     ----------
+    layout : chip for which the controller is made, its ports, and where their rows lie.
     sequences : for each port, the indices of the rows that it reads.
-    model : chip that is simulated, if it is not that of ``layout``.
+    model : chip that is simulated; by default that of ``layout``.
 
     Raises
     ------

@@ -32,7 +32,11 @@ class SdramError(AssertionError):
 
 @dataclass
 class _Bank:
-    """State of one bank of the SDRAM, with the times of past commands in ns."""
+    """State of one bank of the SDRAM, with the times of past commands in ns.
+
+    ``page`` is the row that is open, or None if the bank is closed. ``activated`` is the time at
+    which it was last opened.
+    """
 
     page: int | None = None
     activated: float = NEVER

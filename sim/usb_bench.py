@@ -27,9 +27,9 @@ class Loopback(wiring.Component):
     Members
     -------
     pins : pins of the port.
-    hold : take no bytes from the host.
-    sink : drop the bytes from the host in place of sending them back.
-    source : send bytes without end that count up, in place of those of the host.
+    hold : while it is high, no bytes are taken from the host.
+    sink : while it is high, bytes from the host are dropped instead of being sent back.
+    source : while it is high, bytes that count up are sent to the host without end.
     n_breaks : number of breaks so far.
     """
 

@@ -28,7 +28,7 @@ def run_network(
     stall: float = 0.0,
     seed: int | None = None,
 ) -> CocotbResults:
-    """Run ``program`` on the generated Verilog of the core, and compare its results with others.
+    """Run ``program`` on the generated Verilog of the core, and check its results.
 
     All spikes and logits must equal those in ``expected``.
 

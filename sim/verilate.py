@@ -126,7 +126,7 @@ def to_verilog(
 
     Parameters
     ----------
-    emit_src : see :func:`to_rtlil`.
+    emit_src : include positions in the Python sources.
     fast : make the Verilog flat and fast to simulate; by default it is readable.
     """
     text = design if isinstance(design, str) else to_rtlil(design, emit_src=emit_src)
@@ -157,7 +157,7 @@ def build_executable(
     verilator_args: Sequence[str] = (),
     compile_args: Sequence[str] = ("-O3", "-march=native"),
 ) -> Path:
-    """Return the path of an executable that simulates a component for a C++ program.
+    """Return the path of an executable: a C++ program with a component that Verilator simulates.
 
     The executable is built unless it is in the cache already.
 
@@ -168,7 +168,7 @@ def build_executable(
     main : C++ source, which includes ``Vtop.h``, and perhaps headers (``*.hpp``) of its folder.
     name : readable part of the file name in the cache.
     fingerprint : text that determines the design, such as the sources of its modules and its
-        parameters. By default the RTLIL of the design, which takes longer.
+        parameters. By default the RTLIL of the design, which takes longer to make.
     top : name of the top module.
     defines : preprocessor macros for ``main``, by name.
     verilator_args, compile_args : further options of Verilator, and options of the C++ compiler.

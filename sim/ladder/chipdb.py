@@ -73,12 +73,12 @@ class Bel:
     :data:`PINS`."""
     x: int
     y: int
-    """Coordinate that gives, with ``x``, the tile in which the place is."""
+    """Row of the tile in which the place is; ``x`` is the tile's column."""
     z: int
     """Index of the place among those of its tile."""
     wires: dict[str, int]
-    """Wire to which each pin is connected, by the pin's name; empty if the kind is not in
-    :data:`PINS`."""
+    """Number of the wire to which each pin is connected, by the pin's name; empty if the kind is
+    not in :data:`PINS`."""
     outputs: frozenset[str]
     """Names of the pins that are outputs."""
 
@@ -93,7 +93,7 @@ class Chip:
         if the bits of its ``switch`` have the value ``mask``. A connection with ``mask`` 0 is not
         programmable.
     switches : for each switch, the number ``n`` of its bits, their tile (``x``, ``y``), and their
-        places ``bits`` in the tile as (row, column), the highest bit first.
+        positions ``bits`` in the tile as (row, column), the highest bit first.
     """
 
     def __init__(self, device: str):
@@ -155,11 +155,10 @@ class Chip:
 
     @cached_property
     def tile_bits(self) -> list[dict[str, NDArray[np.int8]]]:
-        """Positions of configuration bits: for each type of tile, an array for each setting by its
-        name.
+        """Positions of the configuration bits in a tile: for each type of tile, a dictionary of
+        settings.
 
-        The array, int8 (n, 2), has the row and the column in the tile of each of the setting's
-        ``n`` bits.
+        A setting of ``n`` bits is an array int8 (n, 2) with the row and the column of each bit.
         """
         types, n_types = self._slice(self._bits)
         found = []
@@ -221,7 +220,8 @@ class Chip:
 
     @cached_property
     def global_pads(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-        """Pads that can drive the global networks, and the configuration bits that make them do so.
+        """Pads that can drive the global networks (low-skew wires), and the configuration bits that
+        make them do so.
 
         For each network, the pad is given as (x, y, z). The bit lies outside of the tiles, and is
         given as (bank, x, y).

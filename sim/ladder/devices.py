@@ -1,10 +1,9 @@
 """Checks of the netlists and bits of a board's FPGA.
 
-They are the last rungs of the ladder, a series of checks from the trained network down to the
-bitstream that is flashed.
-A netlist after synthesis or after routing, and the netlist that an iCE40's bits configure, are
-converted to Verilog, which is simulated. The bits of an ECP5 are compared with the routed design.
-:mod:`sim.ladder.rungs` explains the ladder.
+They are the last rungs of the ladder (:mod:`sim.ladder.rungs`), a series of checks from the trained
+network down to the bitstream that is flashed. The netlist after synthesis, the netlist after
+routing, and the netlist that an iCE40's bits configure are converted to Verilog, which is
+simulated. The bits of an ECP5 are compared with the routed design.
 """
 
 from __future__ import annotations
@@ -157,8 +156,8 @@ def _synthesised(build: Build) -> Path:
 
 
 def _routed(build: Build) -> tuple[Path, Path]:
-    """Repeat place and route of the shipped bitstream; return the folder and the routed netlist's
-    file."""
+    """Repeat place and route of the shipped bitstream; return the folder with the new bitstream,
+    and the path of the routed netlist."""
     return routed_netlist(build.source, _synthesised(build), build.manifest["seed"])
 
 

@@ -3,8 +3,9 @@
 ``ecpunpack`` of Project Trellis turns the file into settings of tiles: *arcs*, which connect wires,
 *words*, such as the contents of tables and the dividers of a PLL, and *enums*, which choose the
 mode of a cell or a pin. nextpnr writes such settings as text before they are packed into bits.
-Several settings may stand for the same bits, so the two texts name different ones. Therefore the
-bits for which each text stands (:mod:`sim.ladder.trellis`) are compared, all of the device.
+Several settings may stand for the same bits, so the two texts may name different settings for equal
+bits. Therefore each text is converted to the bits that it stands for (:mod:`sim.ladder.trellis`),
+and all bits of the device are compared.
 """
 
 from __future__ import annotations
@@ -68,13 +69,14 @@ def compare(routed: str, unpacked: str, database: Database | None = None) -> str
 
     Parameters
     ----------
-    routed, unpacked : texts of nextpnr and of :func:`unpack`.
-    database : that of the device; by default the one that comes with nextpnr.
+    routed : configuration of the routed design, as text that nextpnr wrote.
+    unpacked : configuration in the bitstream, as text from :func:`unpack`.
+    database : database of the device; by default the one that comes with nextpnr.
 
     Returns
     -------
-    What was compared: the bits of all arcs, words and modes of all tiles, and the contents of all
-    block RAMs.
+    Text that says what was compared: the bits of all arcs, words and enums of all tiles, and the
+    contents of all block RAMs.
 
     Raises
     ------

@@ -190,9 +190,9 @@ def _dpr16x4(writer: Writer, cell: Cell) -> None:
 
 
 def _ram_write(writer: Writer, cell: Cell) -> None:
-    """Connect address and data of a write to the cells of a small RAM.
+    """Write the Verilog of a cell ``TRELLIS_RAMW``, which has no logic of its own.
 
-    The netlist cell between them has no logic of its own.
+    It only passes the address and the data of a write on to the cells of a small RAM.
     """
     outputs = ("WADO0", "WADO1", "WADO2", "WADO3", "WDO0", "WDO1", "WDO2", "WDO3")
     for output, pin in zip(outputs, ["D0", "B0", "C0", "A0", "C1", "A1", "D1", "B1"], strict=True):

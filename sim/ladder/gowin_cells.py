@@ -121,7 +121,7 @@ def _port(writer: Writer, cell: Cell, port: str, width: int) -> dict[str, str]:
 
     Parameters
     ----------
-    port : letter of the port, or nothing if the block RAM has a single port.
+    port : letter of the port; an empty string if the block RAM has a single port.
     width : number of bits of the port's data input.
 
     Raises

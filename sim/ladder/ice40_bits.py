@@ -20,7 +20,7 @@ from sim.ladder.netlist import Bit, Cell, LadderError, Netlist
 from sim.ladder.unpacking import FILE, TEXT, unpacked
 
 LUT_ORDER = (4, 14, 15, 5, 6, 16, 17, 7, 3, 13, 12, 2, 1, 11, 10, 0)
-"""Index among the bits of a logic cell of each bit of its look-up table (Project IceStorm)."""
+"""Index of each bit of a look-up table among the bits of its logic cell (Project IceStorm)."""
 CARRY_ENABLE, DFF_ENABLE, SET_NORESET, ASYNC_SR = 8, 9, 18, 19
 """Indices of the other bits of a logic cell."""
 LOGIC = 1
@@ -37,7 +37,7 @@ class Bits:
     ----------
     device : kind of the device, such as ``"5k"``.
     tiles : bits of the tile at (x, y), by row and column in the tile: uint8 (y, x, row, column).
-    extra : places (bank, x, y) of the bits outside of tiles that are 1.
+    extra : positions (bank, x, y) of the bits outside of tiles that are 1.
     ram : initial contents of the block RAM in the tile (x, y): 16 numbers of 256 bits, the lowest
         addresses first.
     """
@@ -122,7 +122,10 @@ class _Extraction:
         }
 
     def _routes(self) -> NDArray[np.int64]:
-        """Return, for each wire, the wire that drives it through closed switches.
+        """Return, for each wire, the wire at the start of its path through closed switches.
+
+        The result is indexed by the number of a wire. A wire to which no closed switch leads is its
+        own start.
 
         Raises
         ------
@@ -159,7 +162,7 @@ class _Extraction:
     def _pins(self, bel: Bel) -> dict[str, Bit]:
         """Return the nets of the connected pins of the cell at a place of the device.
 
-        A net has the number of the wire that drives it.
+        A net is numbered like the wire that drives it.
 
         Raises
         ------

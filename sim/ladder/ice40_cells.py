@@ -103,8 +103,9 @@ def _buffered(cell: Cell, pll: Cell, netlist: Netlist, boundary: Boundary) -> Bi
     device.
 
     In nextpnr's netlist after routing, the buffers of the PLL's output and of the board's clock
-    have no input from which to follow the net. A buffer without input is taken for that of the
-    board's clock if it drives the PLL's reference input, otherwise for that of the PLL's output.
+    have no input from which to follow the net. A buffer without input is assumed to be the one of
+    the board's clock if it drives the PLL's reference input, and the one of the PLL's output if it
+    does not.
     """
     source = cell.pins.get("USER_SIGNAL_TO_GLOBAL_BUFFER")
     if source is not None:

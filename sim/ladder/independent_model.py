@@ -1,4 +1,5 @@
-"""An integer model of a network file, written from docs/network-file.md alone.
+"""Second implementation of the integer network in a network file, written from
+docs/network-file.md alone.
 
 It imports nothing from Spikefold, and so tests that document: if the document is incomplete or
 wrong, this model computes other results than Spikefold. If the document changes, write the model
@@ -71,7 +72,10 @@ def tensor(file: File, reference: dict[str, str]) -> Array:
 
 
 def given(layer: dict[str, Any], maps: dict[str, Array]) -> Array:
-    """Return the input (T, C, H, W) of a layer, made from all maps that the layer reads."""
+    """Return the input (T, C, H, W) of a layer: the sum of all maps that it reads.
+
+    A stacked layer reads the channels of all maps instead, one map after another.
+    """
     read = [maps[name] for name in [layer["source"], *layer.get("addends", [])]]
     if layer.get("stacked", False):
         return np.concatenate(read, axis=1)
@@ -107,7 +111,10 @@ def weighted_sums(file: File, layer: dict[str, Any], source: Array) -> Array:
 
 
 def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
-    """Return what the leak leaves of membranes; ``shifts`` are its one to three shifts in bits."""
+    """Return the membranes after the leak.
+
+    ``leak`` is the kind of leak, and ``shifts`` are its one to three shifts in bits.
+    """
     if leak == "NONE":
         return membrane
     a, b, c = ([membrane // 2**shift for shift in shifts] + [0, 0])[:3]
@@ -115,7 +122,7 @@ def leaked(membrane: Any, leak: str, shifts: list[int]) -> Any:
 
 
 def reset(v: Any, spike: Any, threshold: Any, kind: str) -> Any:
-    """Return the membranes after the reset of those neurons whose ``spike`` is 1."""
+    """Return the membranes ``v`` after a reset of the given ``kind``, where ``spike`` is 1."""
     return np.where(spike, {"HARD": 0 * v, "SOFT": v - threshold, "DELAYED": v}[kind], v)
 
 

@@ -1,9 +1,9 @@
 """Check the whole chain from the trained network to the bitstreams that are flashed: the ladder.
 
-Each check, called a rung, compares one form of a board's network or device with the integer
-reference, exactly. The manifest of the bitstream records which rungs it has passed; a new bitstream
-has passed none. The rungs for steps before synthesis need no bitstream: they also check sources
-that have not been built yet.
+Each check is called a rung. Most rungs compare one form of a board's network or device with the
+integer reference, exactly. The manifest of a bitstream records which rungs the bitstream has
+passed; a new bitstream has passed none. The rungs for steps before synthesis need no bitstream:
+they also check sources that have not been built yet.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sim.verilate import ToolError
 from sw.driver.errors import DeviceError
 
 PLANT_BOARDS = ("ice40-hx8k", "ulx3s-25f")
-"""Boards, one of each family, in whose builds deliberate bugs are planted if none is named. Their
-netlists are built and run fastest."""
+"""Boards in whose builds deliberate bugs are planted, unless the user names others: of the families
+iCE40 and ECP5, those whose netlists are built and run fastest."""
 NAMES = tuple(rung.name for rung in RUNGS)
 PASSED, FAILED, KEPT, LACKING = "passed", "FAILED", "climbed before", "not possible"
 
@@ -49,6 +49,7 @@ class Outcome:
     """One of :data:`PASSED`, :data:`FAILED`, :data:`KEPT` (passed before) and :data:`LACKING` (not
     possible)."""
     detail: str
+    """What was compared or, after a failure, what differs; or why the rung is not possible."""
     seconds: float = 0.0
 
 

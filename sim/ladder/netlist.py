@@ -16,7 +16,8 @@ Bit = int | str
 
 
 class LadderError(BuildError):
-    """Raised if a netlist or bitstream has something that its simulation does not support."""
+    """Raised if a check of the ladder (:mod:`sim.ladder.rungs`) finds a difference, or cannot be
+    done because simulation does not support something in a netlist or bitstream."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ from sim.ladder.rungs import RUNGS, Climb
 from sw.driver.errors import DeviceError
 
 OF_SOURCES = ("folded", "integers", "cocotb", "verilog", "synthesis")
-"""Rungs (checks) that are run on a bug in the sources. The last one fails because the bitstream is
-stale."""
+"""Rungs (checks) that are run on a bug in the sources, in this order. The last one fails for every
+bug that changes the netlist, because it finds the bitstream stale."""
 
 PATIENCE_S = 30.0
 """Time in seconds that the driver waits for a reply; short, because a device with a bug may never
@@ -421,8 +421,8 @@ def plant_in_sources(bug: SourceBug, board: str) -> Caught:
 
 
 def plant_in_tools(bug: ToolBug, climb: Climb) -> Caught:
-    """Plant a bug in what a tool has written, and return whether the rung (check) that reads it
-    fails."""
+    """Plant a bug in a tool's output, run the rung (check) that must catch it, and return whether
+    this rung fails."""
     rung = next(rung for rung in RUNGS if rung.name == bug.caught_by)
     read, unpack = devices.read_json, ice40_bits.unpack
     cells, bits, settings = bug.cells, bug.bits, bug.settings

@@ -43,7 +43,7 @@ class Settings:
     arcs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Bits of each connection, by the names of the driven wire and of its driver."""
     words: dict[str, list[list[str]]] = field(default_factory=dict)
-    """Bits of each binary digit of a word, the lowest digit first."""
+    """Bits of each binary digit of a word, the lowest digit first, by the name of the word."""
     enums: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Bits of each value of a mode, by the name of the mode and the value."""
 
@@ -165,7 +165,10 @@ class Configured:
 
 
 def configure(database: Database, blocks: list[tuple[list[str], list[str]]]) -> Configured:
-    """Return the bits that a configuration sets, in the order in which ``ecppack`` sets them.
+    """Return the bits that a configuration sets or clears.
+
+    If two settings name the same bit, the later one decides. Settings are processed in the same
+    order as in ``ecppack``, so the result is the same as in its bitstream.
 
     Parameters
     ----------

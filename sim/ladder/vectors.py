@@ -32,8 +32,7 @@ from sw.network.reference import Trace
 
 SHIPPED, FILLING = "shipped", "filling"
 MIN_FILL = 0.7
-"""Smallest share of weight memory that must be taken by the network that is generated to fill
-it."""
+"""Smallest share of weight memory that the network generated to fill this memory must use."""
 MAX_DRAWS = 40
 """Largest number of random networks that are tried until one fits the device."""
 

@@ -184,13 +184,13 @@ class Writer:
         by : name of the cell, for messages.
         value : value after a reset.
         init : value at power-up.
-        enabled_reset : the synchronous reset takes place only in cycles with ``enable``.
-        falling : the flip-flop takes its input at the falling edge.
+        enabled_reset : whether the synchronous reset acts only in cycles with ``enable``.
+        falling : whether the flip-flop stores its input at the falling edge of the clock.
 
         Raises
         ------
         LadderError
-            The flip-flop takes its input at another edge than the rising one of the PLL's output.
+            The flip-flop stores its input at another edge than the rising one of the PLL's output.
         """
         if q is None:
             return

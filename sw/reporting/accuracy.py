@@ -12,7 +12,9 @@ from sw.reporting.markup import note
 from sw.reporting.report import Report
 
 MIN_TO_SCALE = 100
-"""Accuracies on fewer images than this do not influence the scale of the plot."""
+"""Smallest number of images on which an accuracy must be measured to influence the plot's scale.
+With fewer, its confidence interval would be so wide that other accuracies could not be told apart.
+"""
 
 
 def accuracy(report: Report) -> str:

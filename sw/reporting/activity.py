@@ -38,9 +38,9 @@ def _pick(images: list[ShownImage], network: Network) -> str:
 
 
 def _for_each(parts: list[str]) -> str:
-    """Return HTML that holds the parts for all images, of which the page shows one at a time.
+    """Return a piece of HTML with one part for each image, of which the page shows one at a time.
 
-    ``parts`` holds the HTML for each image. The first is visible until the user chooses another.
+    ``parts`` are these parts as HTML. The first is visible until the user chooses another image.
     """
     return "".join(
         f'<div class="sample" data-sample="{n}"{" hidden" if n else ""}>{part}</div>'

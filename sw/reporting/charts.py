@@ -51,7 +51,7 @@ def picture(image: NDArray[np.uint8], alt: str) -> str:
     """Return an HTML image, in grey, of a network's input.
 
     An image (C, H, W) is averaged over its channels. Binary frames (T, C, H, W) are averaged over
-    timesteps and channels.
+    timesteps and channels. ``alt`` is the text for readers who cannot see the picture.
     """
     grey = image.astype(np.float64)
     if image.ndim == 4:

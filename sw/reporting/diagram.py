@@ -384,7 +384,7 @@ def _towards(
 def diagram(network: Network, pixels: bool = False) -> str:
     """Return a drawing of the network as an SVG element.
 
-    The encoder of a network for images, its first layer, reads pixels. ``pixels`` says whether the
-    device computes it; otherwise, the encoder is marked as computed by the host.
+    The first layer of a network for images, the encoder, reads pixels. It is marked as computed by
+    the device if ``pixels`` is True, else as computed by the host.
     """
     return _Drawing(network, pixels).draw()

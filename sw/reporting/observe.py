@@ -24,8 +24,8 @@ from sw.network import encoder, reference
 from sw.network.network import Layer, Network
 
 N_TRACED = 10
-"""Number of images, the first ones of a set, that a board runs, and for which cycles and operations
-are predicted."""
+"""Largest number of images that a board runs, and whose cycles and operations are predicted: the
+first ones of a set."""
 N_SHOWN = 6
 """Number of images that are shown with all their spikes."""
 N_NEURONS = 3
@@ -103,7 +103,7 @@ class Counted:
     ----------
     board : name of the board.
     n_cycles : clock cycles of each layer, as a mean over the images.
-    predictions : class of each image.
+    predictions : class that the board predicts for each image.
     n_differences : number of images whose logits or spike counts differ from the reference.
     """
 
@@ -225,9 +225,9 @@ def _shown_images(
 ) -> list[ShownImage]:
     """Return up to :data:`N_SHOWN` images for the report, with the spikes that they cause.
 
-    The last place is for the first image that is classified wrongly, if there is one. The other
-    places are for images of different classes: of each class, the first image that is classified
-    correctly. If places are left, the first of the remaining images take them. Without labels,
+    The last one is the first image of the set that is classified wrongly, if there is one. Before
+    it come images of different classes: of each class, the first image that is classified
+    correctly. If these are too few, the first of the remaining images follow them. Without labels,
     every prediction counts as correct.
     """
     order = np.arange(len(predictions))

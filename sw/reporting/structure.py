@@ -107,7 +107,7 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
 
 def memory(report: Report) -> str:
     """Return the section on memory as HTML: the contents of each memory of the report's board, and
-    a table of all boards with the fit of the network.
+    a table that says for every board whether the network fits.
     """
     boards = _boards(report.boards)
     if report.program is None:
@@ -200,7 +200,7 @@ def origin(report: Report) -> str:
 def _flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return the entries of nested dictionaries as pairs of key and text.
 
-    Keys are joined with dots, such as ``export.date``.
+    The keys of an entry are joined with dots, such as ``export.date``, behind ``prefix``.
     """
     rows = []
     for key, value in values.items():

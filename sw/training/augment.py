@@ -27,12 +27,13 @@ def augment(
     generator: torch.Generator,
     erase: float = 0.0,
 ) -> Tensor:
-    """Return samples that are shifted at random and, with ``flip``, mirrored at random.
+    """Return samples that are shifted, mirrored and partly erased at random.
 
-    Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``. Each is shifted by up
-    to ``shift_px`` pixels along both axes, or along the columns only if its height is 1; pixels
-    shifted in from outside are 0. ``erase`` is the probability that a random rectangle of a sample
-    is erased (:func:`erased`). All frames of a sample are changed alike.
+    Samples are uint8 images ``(N, C, H, W)`` or frames ``(N, T, C, H, W)``; all frames of a sample
+    are changed alike. Each sample is shifted by up to ``shift_px`` pixels along both axes, or only
+    sideways if its height is 1; pixels shifted in from outside are 0. With ``flip``, each sample is
+    mirrored left to right with probability 1/2. ``erase`` is the probability that a random
+    rectangle of a sample is erased (:func:`erased`).
     """
     if images.ndim == 5:
         moved = augment(images.flatten(1, 2), shift_px, flip, generator)
@@ -60,11 +61,11 @@ def erased(
 ) -> Tensor:
     """Return uint8 images ``(N, C, H, W)``, in some of which a random rectangle is erased.
 
-    Each image is chosen with the given ``probability``. The rectangle takes a random share of the
-    image's area, in the range :data:`ERASED_AREA`. The ratio of its sides is random, too, in the
-    range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. The
-    erased pixels become random numbers from 0 to 255, or ``filling`` if that is given. In a signal
-    of height 1, a range of columns is erased. Source: Zhong et al., arXiv 1708.04896.
+    Each image is chosen with the given ``probability``. The rectangle has a random share of the
+    image's area, in the range :data:`ERASED_AREA`, and a random ratio of height to width, in the
+    range :data:`ERASED_RATIO`. A side that would be longer than the image is shortened to fit. In a
+    signal of height 1, a range of columns is erased. The erased pixels become random numbers from 0
+    to 255, or ``filling`` if that is not None. Source: Zhong et al., arXiv 1708.04896.
     """
     n_images, _, height, width = images.shape
     chosen, area, ratio, *place = torch.rand(5, n_images, generator=generator)
@@ -87,10 +88,10 @@ def erased(
 
 
 def capped(order: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return sample indices from the random ``order``, at most ``most`` of each class, shuffled.
+    """Return the indices of at most ``most`` samples of each class, in random order.
 
-    ``labels`` are the classes (N,) of all samples. From a class with more samples, the first ones
-    in ``order`` are taken.
+    ``order`` lists the indices of all N samples at random, and ``labels`` (N,) their classes by
+    index. Of a class with more than ``most`` samples, the first ones in ``order`` are taken.
     """
     own = labels[order]
     kept = [order[(own == label).nonzero()[:most, 0]] for label in own.unique()]

@@ -1,14 +1,14 @@
-"""Cross-validation: each part of the training data is held out once, and predicted by a network
-that was trained on the others.
+"""Cross-validation: the training data is divided into parts, and each part is predicted by a
+network that was not trained on it.
 
 The accuracy on one small test set, of few samples or patients, says little about new data. Here
 every sample of the training data is predicted once, and recipes can be compared without the test
 set.
 
-There is one run of training for each part and seed. The held-out part is predicted at the end of
-the run. The part after it is the validation data, on which the best epoch is selected. Results of
-finished runs are kept in the experiment's folder, so that an interrupted experiment continues where
-it stopped.
+There is one run of training for each part and seed. The run trains on all parts but two: the
+held-out part, which is predicted at the end, and the part after it, on which the best epoch is
+selected (the validation data). Results of finished runs are kept in the experiment's folder, so
+that an interrupted experiment continues where it stopped.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from sw.training.recipes import TrainConfig
 class Score:
     """Accuracies for one seed, over the predictions of all held-out parts together.
 
-    For each seed, there is one network per part of the data: it is trained on the other parts, and
-    predicts its own.
+    Each part is predicted by another network, which was trained with this seed and without the
+    part.
     """
 
     seed: int
@@ -45,13 +45,14 @@ class Score:
     balanced: float
     """Mean over classes of the recall, in percent."""
     interval: tuple[float, float]
-    """95 % confidence interval of the data set's metric (:func:`sw.data.metrics.interval`)."""
+    """Lower and upper end, in percent, of the 95 % confidence interval of the data set's metric
+    (:func:`sw.data.metrics.interval`)."""
     recall: tuple[float, ...]
     """Recall of each class, in percent."""
 
 
 def pooled(seed: int, details: Sequence[Mapping[str, Any]], metric: str) -> Score:
-    """Return the accuracies of the predictions of several parts together.
+    """Return the accuracies for one seed over the predictions of all parts together.
 
     ``details`` has the result of :func:`sw.data.metrics.detail` for each part. ``metric`` is the
     data set's metric, ``accuracy`` or ``balanced``.
@@ -81,15 +82,17 @@ def run(
     seeds: Sequence[int],
     backend: Backend = EAGER,
 ) -> list[Score]:
-    """Cross-validate a recipe with every seed, and return the scores.
+    """Cross-validate a recipe with every seed, and return one score for each seed.
 
     Results are written to ``results.json`` and ``table.md`` in ``folder``; runs whose results this
     folder already holds are not repeated.
 
     Parameters
     ----------
-    parts : one data set for each held-out part, which is its test data.
+    parts : one data set for each part. Its test data is this part, its validation data the part
+        after it, and its training data all other parts.
     model, training : network and training settings of the recipe.
+    backend : functions for neurons and gates, eager or compiled.
 
     Raises
     ------

@@ -65,9 +65,9 @@ N_VALIDATION = 2000
 PENALTIES = (0.0, 1.0, 3.0, 10.0)
 """Values of ``spike_penalty`` (:class:`TrainConfig`) in the experiment ``frontier``."""
 N_CYCLES = 100
-"""Number of validation images to predict cycles for."""
+"""Number of validation images for which ``frontier`` predicts a device's clock cycles."""
 FRONTIER_BOARD = "ulx3s-25f"
-"""Board to predict cycles for."""
+"""Board whose clock cycles ``frontier`` predicts."""
 CAPTION = f"Fashion-MNIST, {N_IMAGES:,} training images; test set of 10,000"
 """Caption of the tables: the data on which the accuracies were measured."""
 
@@ -140,8 +140,8 @@ def depth_variants() -> dict[str, Variant]:
 
     One network has ADD gates. For each of the gates OR and IAND, one network has the auxiliary
     pathway, and one does not. With OR, the pathway uses the same classifier as the spikes. With
-    IAND, it has a classifier of its own, because a spike of the residual branch then clears the
-    block's output spike, but adds to the pathway's sum.
+    IAND, it has a classifier of its own: a spike of the residual branch clears the block's output
+    spike, but adds to the pathway's sum, so one classifier may not suit both.
     """
     deep = ablation_network(6)
     add = "ADD (not full-spike)"
@@ -257,7 +257,8 @@ def run_ablation(
     """Train every variant with every seed, compare their accuracies, and return the table's rows.
 
     Results are written to ``results.json``, ``table.md`` and ``plot.svg`` in ``folder``; runs whose
-    results this folder already holds are not repeated.
+    results this folder already holds are not repeated. By default, the settings of ``training`` are
+    those of :func:`ablation_training`.
 
     Raises
     ------
@@ -321,8 +322,17 @@ def run_frontier(
     """Train a network once for each penalty on spikes, and return accuracy and cycles of each run.
 
     Results are written to ``results.json`` and ``table.md`` in ``folder``; penalties whose results
-    this folder already holds are not trained again. Accuracy is measured on the integer network;
-    cycles are predicted for :data:`FRONTIER_BOARD` (:mod:`sw.compile.cycles`) on validation images.
+    this folder already holds are not trained again. Each dictionary of the result describes a run:
+
+    - ``penalty``: value of ``spike_penalty``;
+    - ``validation``: accuracy of the float network on the validation data, in percent;
+    - ``test``: accuracy of the integer network on the test set, in percent;
+    - ``n_cycles``: mean clock cycles per validation image, predicted for :data:`FRONTIER_BOARD`
+      (:mod:`sw.compile.cycles`);
+    - ``n_spikes``: mean spikes per validation image.
+
+    By default, the network is that of :func:`ablation_network` with a coefficient per channel, and
+    the settings of ``training`` are those of :func:`ablation_training`.
 
     Raises
     ------
@@ -370,8 +380,8 @@ def run_frontier(
 def frontier_markdown(rows: Sequence[dict[str, float]]) -> str:
     """Return the results of :func:`run_frontier` as a Markdown table.
 
-    Each row has a penalty, the accuracy, and the mean cycles and spikes per image. The ratio of the
-    cycles to those of the first row follows the cycles.
+    Each row has a penalty, the accuracy, the mean cycles per image, in brackets their ratio to the
+    cycles of the first row, and the mean spikes per image.
     """
     first = rows[0]["n_cycles"]
     lines = [

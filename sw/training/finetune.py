@@ -7,10 +7,10 @@ Every training step turns the float network into integers anew:
    float value that the integer 1 stands for; scales are determined once, before training.
 3. Integer neurons run on binary spikes.
 
-The result is therefore, bit for bit, that of the network that
-:func:`sw.convert.quantize.quantize` exports and :mod:`sw.network.reference` computes. Gradients
-ignore rounding and are 0 where values are clipped (the straight-through estimator: Bengio et al.,
-arXiv 1308.3432). Batch-norms keep their statistics, and the auxiliary pathway is removed.
+The result of the forward pass is therefore, bit for bit, what :mod:`sw.network.reference` computes
+for the network that :func:`sw.convert.quantize.quantize` exports. Gradients ignore rounding and are
+0 where values are clipped (the straight-through estimator: Bengio et al., arXiv 1308.3432).
+Batch-norms keep their statistics, and the auxiliary pathway is removed.
 
 Integers are held in float32 where it represents them exactly, else in float64. Weighted sums are
 rounded, because torch's convolution may use an algorithm whose result is not exactly an integer.
@@ -129,9 +129,10 @@ class IntegerLayers(nn.Module, abc.ABC):
     def integers(self, trained: FloatLayer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the integer weight, bias and threshold of a layer, as float64 tensors.
 
-        They have the axes (t|1, y|1, x|1, o, c, ky|1, kx|1), (t|1, y|1, x|1, o) and (y|1, x|1, o).
-        Gradients of weight and bias flow to the float parameters. The threshold of the output layer
-        is None.
+        Their axes are (t|1, y|1, x|1, o, c, ky|1, kx|1), (t|1, y|1, x|1, o) and (y|1, x|1, o), as
+        in :mod:`sw.network.network`; ``t|1`` is the number of timesteps, or 1 if all timesteps
+        share the values. Gradients of weight and bias flow to the float parameters. The threshold
+        of the output layer is None.
         """
         is_encoder = trained.reads_image
         low, high = signed_range(ENCODER_WEIGHT_BITS if is_encoder else self.scales.weight_bits)
@@ -169,9 +170,10 @@ class IntegerLayers(nn.Module, abc.ABC):
         return Logits(self._logits(classifier, _input_of(classifier, maps), timesteps), None)
 
     def _layer(self, trained: FloatLayer, source: Tensor, timesteps: int) -> Tensor:
-        """Run a layer on the spikes, sums of spikes or pixels (T * N, C, H, W) that it reads.
+        """Run a layer, and return its spikes (T * N, O, H', W') before gate and pooling.
 
-        Return its spikes (T * N, O, H', W'), before gate and pooling.
+        ``source`` is what the layer reads: pixels (N, C, H, W), or spikes or sums of spikes
+        (T * N, C, H, W). ``timesteps`` is T.
         """
         assert trained.neuron is not None
         weight, bias, threshold = self.integers(trained)
@@ -211,10 +213,10 @@ class IntegerLayers(nn.Module, abc.ABC):
 
 
 def _input_of(trained: FloatLayer, maps: dict[str, Tensor]) -> Tensor:
-    """Return the input of a layer: the sum (T * N, C, H, W) of the maps that it reads.
+    """Return the input (T * N, C, H, W) of a layer, made from the maps that it reads.
 
-    A stacked layer has weights of its own for each map; its input is the channels of all maps, one
-    map after another.
+    A stacked layer has weights of its own for each map, so its input has the channels of all maps,
+    one map after another. The input of any other layer is the sum of the maps.
     """
     found = [maps[name] for name in trained.sources]
     if trained.structure().get("stacked"):
@@ -258,8 +260,9 @@ def _buffer(layer: str) -> str:
 def _weighted_sums(trained: FloatLayer, source: Tensor, weight: Tensor, n_times: int) -> Tensor:
     """Return a layer's weighted input sums (T|1, N, O, H', W'), without bias.
 
-    ``source`` is the layer's input (T * N, C, H, W); ``weight`` (t|1, y|1, x|1, o, c, ky, kx) may
-    differ between timesteps and positions. ``n_times`` is T, or 1 for an image.
+    ``source`` is the layer's input: maps (T * N, C, H, W), or images (N, C, H, W). The weights
+    ``weight`` (t|1, y|1, x|1, o, c, ky, kx) may differ between timesteps and positions.
+    ``n_times`` is T for maps, and 1 for images.
     """
     structure = trained.structure()
     stride, padding = structure.get("stride", (1, 1)), structure.get("padding", (0, 0))

@@ -101,8 +101,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return an AdamW optimiser with up to three groups of parameters.
 
     - Weights of convolutions and classifiers. Only these have weight decay.
-    - Real-Spike coefficients. Their learning rate is ``config.coefficient_rate`` times that of all
-      other parameters.
+    - Real-Spike coefficients. Their learning rate is ``config.coefficient_rate`` times the learning
+      rate of all other parameters.
     - All others, such as biases.
 
     A group's entry ``rate`` is the factor by which :func:`train_epoch` multiplies the learning rate
@@ -146,10 +146,10 @@ def train_epoch(
 ) -> float:
     """Train the network ``net`` for one epoch, and return the mean loss.
 
-    ``rows`` is the result of :func:`sw.training.loss.rows_per_spike`. It is needed if
-    ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns from the
-    teacher's predictions (:func:`sw.training.loss.loss_of`). ``on_speed`` is called once with the
-    seconds that a batch takes.
+    ``epoch`` is counted from 0. ``rows``, the result of :func:`sw.training.loss.rows_per_spike`, is
+    needed if ``config.spike_penalty`` is not 0. If there is a ``teacher``, the network also learns
+    from the teacher's predictions (:func:`sw.training.loss.loss_of`). ``on_speed`` is called once
+    with the seconds that a batch takes.
 
     Raises
     ------
@@ -238,11 +238,12 @@ def _say_time(
 def initial(
     state: dict[str, Tensor], model: SpikingResNet
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return what ``model`` can take over from the state dict of another network.
+    """Return the tensors of another network's state dict that ``model`` can use, and the names of
+    the parameters and buffers of ``model`` for which it has none.
 
-    Coefficients and statistics are repeated where ``model`` has finer ones
-    (:func:`sw.training.schedule.fitted`). The second part of the result names the parameters and
-    buffers of ``model`` for which ``state`` has no tensor of the same name and shape.
+    A tensor can be used if ``model`` has one of the same name and shape. A coefficient or a
+    batch-norm statistic is first repeated along the axes along which only ``model`` has separate
+    values, such as timesteps (:func:`sw.training.schedule.fitted`).
     """
     own, fitted = model.state_dict(), schedule.fitted_state(state, model)
     usable = {k: v for k, v in fitted.items() if k in own and v.shape == own[k].shape}
@@ -261,8 +262,8 @@ def build(
     Parameters
     ----------
     init : initial parameters, used as far as they fit (:func:`initial`).
-    scales : scales of the integer network (:class:`sw.convert.folded.Scales`), known if a run is
-        resumed; None to determine them by calibration on training samples.
+    scales : scales of the integer network (:class:`sw.convert.folded.Scales`) if a run is resumed;
+        None for a new run, whose scales are determined by calibration on training samples.
     """
     model = SpikingResNet(model_config)
     if init is not None:
@@ -401,8 +402,8 @@ def train(
 
 
 def _shared(net: nn.Module) -> nn.Module:
-    """Return the network to train: ``net`` or, in several processes, one that averages their
-    gradients."""
+    """Return the network to train: ``net`` itself in a single process; else a wrapper of ``net``
+    that averages the gradients of all processes."""
     if processes()[1] == 1:
         return net
     # A 1x1 convolution's weight has two equivalent layouts; DDP warns about this one.
@@ -452,9 +453,14 @@ def _report(
     metric: str,
     log: Callable[..., None] | None,
 ) -> None:
-    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` if there is one.
+    """Print loss, accuracies and duration of an epoch, and pass them to ``log`` unless it is None.
 
-    ``entry`` is the epoch's entry in the checkpoint's ``history``.
+    Parameters
+    ----------
+    entry : the epoch's entry in the checkpoint's ``history``.
+    timesteps : number of timesteps in this epoch.
+    metric : data set's metric, ``accuracy`` or ``balanced``.
+    log : function that logs a scalar (:func:`_logger`), or None.
     """
     unit = "timestep" if timesteps == 1 else "timesteps"
     what = f" ({timesteps} {unit})" if config.timestep_schedule else ""

@@ -52,7 +52,8 @@ def rows_per_spike(model: SpikingResNet) -> dict[str, float]:
 
 
 def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
-    """Return a device's estimated cycles, relative to those if every neuron always fired.
+    """Return the estimated cycles of a device, as a share of those that it would take if every
+    neuron fired at every timestep.
 
     ``maps`` has the spikes (T, N, C, H, W) by name of the map, and ``rows`` is the result of
     :func:`rows_per_spike`, the cycles that one spike of a map costs. The result is a differentiable
@@ -66,7 +67,7 @@ def spike_cost(maps: dict[str, Tensor], rows: dict[str, float]) -> Tensor:
 
 
 def class_counts(split: Split, most: int) -> NDArray[np.int64]:
-    """Return how many samples (n_classes,) of each class an epoch has.
+    """Return the number of samples of each class in an epoch, (n_classes,).
 
     ``most`` is the largest number of samples of a class, ``TrainConfig.max_per_class``; 0 means no
     limit.
@@ -78,8 +79,9 @@ def class_counts(split: Split, most: int) -> NDArray[np.int64]:
 def class_weights(split: Split, power: float, most: int = 0) -> Tensor:
     """Return weights (n_classes,) of the classes in the loss, larger for rarer classes.
 
-    A weight is proportional to the class's number of samples in an epoch (:func:`class_counts`) to
-    the power of ``-power``. Over all samples of an epoch, the mean weight is 1.
+    A weight is proportional to the class's number of samples in an epoch to the power of
+    ``-power``. Over all samples of an epoch, the mean weight is 1. ``most`` limits the number of
+    samples of a class, as in :func:`class_counts`.
     """
     counts = class_counts(split, most)
     weights = np.maximum(1, counts) ** -power

@@ -56,8 +56,8 @@ class TrainConfig:
     """SHA-256 of the teacher's checkpoint, see :func:`sw.training.loss.loss_of`; empty without a
     teacher."""
     teacher_weight: float = 0.9
-    """Weight, 0 to 1, of the loss that compares with the teacher's predictions; the rest is the
-    weight of the loss that compares with the labels."""
+    """Weight w, from 0 to 1, of the loss that compares with the teacher's predictions; the loss
+    that compares with the labels has the weight 1 - w."""
     teacher_from: int = 1
     """First epoch, counted from 1, in which the network learns from the teacher."""
     temperature: float = 2.0

@@ -25,7 +25,10 @@ class TrainError(RuntimeError):
 
 
 def resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint at ``out`` if the run that ``values`` describes can continue from it.
+    """Return the checkpoint at ``out`` if a run can continue from it.
+
+    ``values`` describes that run: it is the dictionary of the run's checkpoint before the first
+    epoch (:mod:`sw.model.checkpoint`).
 
     Raises
     ------
@@ -56,10 +59,10 @@ def resumable(out: Path, values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, old value, new value) of every setting in which two JSON values differ.
 
-    Names are dotted, as for the option ``--set``, such as ``stages.0.channels``. A value that one
-    side lacks is None. ``where`` is the name of the two values, with which the names of their
-    settings begin. A damaged file may have tensors as old values, which differ from all JSON
-    values.
+    Names are dotted, as for the option ``--set``, such as ``stages.0.channels``. They begin with
+    ``where``, the name of ``old`` and ``new`` themselves. For a setting that only one of the two
+    has, the value of the other is None. A damaged file may have tensors as old values, which differ
+    from all JSON values.
     """
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))

@@ -24,7 +24,8 @@ EXAMPLE = "1x60,2x15,4x20"
 """Schedule that messages and help texts give as an example."""
 
 TIMED_NDIM = (2, 4)
-"""Numbers of axes of the tensors whose first axis is time: statistics and coefficients."""
+"""Numbers of axes of the tensors whose first axis is time: 2 for batch-norm statistics (T, C), and
+4 for coefficients (T, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def timesteps_in(text: str, epoch: int, timesteps: int) -> int:
 def of_phase(
     history: Sequence[dict[str, Any]], text: str, timesteps: int, last: int
 ) -> list[dict[str, Any]]:
-    """Return the entries of a checkpoint's ``history`` that were trained with ``timesteps``.
+    """Return the entries of a checkpoint's ``history`` for epochs with ``timesteps`` timesteps.
 
     ``text`` is the schedule, and ``last`` the network's own number of timesteps.
     """

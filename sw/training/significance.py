@@ -43,8 +43,9 @@ class Row:
 def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided p-value of the difference between the means of ``a`` and ``b``.
 
-    The test tries every division of all values into two groups of these sizes; the p-value is the
-    share of divisions whose means differ by at least as much as those of ``a`` and ``b``.
+    The test tries every division of all values into a group as large as ``a`` and another as large
+    as ``b``. The p-value is the share of divisions in which the means of the two groups differ by
+    at least as much as those of ``a`` and ``b``.
     """
     values = [*a, *b]
     total, n_a, n_b = sum(values), len(a), len(b)
@@ -58,7 +59,8 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def blocked_test(base: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the mean of all ``others`` minus that of ``base``, and the difference's p-value.
+    """Return the mean of all ``others`` minus the mean of ``base``, and the p-value of this
+    difference.
 
     Every sequence has one value for each seed. The two-sided permutation test exchanges values
     within a seed only: it tries every choice of one value per seed to be the base's. The p-value is

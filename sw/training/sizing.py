@@ -74,9 +74,9 @@ def remedies(config: ModelConfig, board: str) -> tuple[str, ...]:
 
 
 def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) -> ModelConfig:
-    """Return the first configuration that fits one of ``boards``, or else the last one.
+    """Return the first of ``candidates`` that fits one of ``boards``; if none does, the last one.
 
-    All candidates are tried on the first board before the second one.
+    All candidates are tried on the first board before any is tried on the second one.
     """
     tried = list(candidates)
     for board in boards:
@@ -90,12 +90,12 @@ def first_that_fits(candidates: Iterable[ModelConfig], boards: Iterable[str]) ->
 
 
 def smaller(config: ModelConfig) -> Iterator[ModelConfig]:
-    """Yield a configuration, and then ever smaller ones with as many stages and blocks.
+    """Yield ``config`` and three smaller configurations with as many stages and blocks.
 
-    For a large input, the stem (the first convolution) of all configurations gets enough stride and
-    pooling to keep its map within :data:`MAX_MAP`. From the second configuration on, weights are
-    shared over timesteps and positions. Each configuration after the second has half the channels
-    of the one before it.
+    For a large input, the stem (the first convolution) of all four gets enough stride and pooling
+    to keep its map within :data:`MAX_MAP`. The second one has the same channels as the first, but
+    shares weights over timesteps and positions. The third has half as many channels as the second,
+    and the fourth a quarter.
     """
     _, height, width = config.image_shape
     reduction = -(-width // MAX_MAP**2) if height == 1 else -(-max(height, width) // MAX_MAP)

@@ -6,8 +6,9 @@ without ``torch.compile``, and the other frameworks, called peers. All compute t
 convolution once for all timesteps.
 
 The benchmark has several rounds. In each round every contender runs for some seconds, one after the
-other, so that other load on the machine affects all of them about equally. A contender's result is
-its speed divided by that of the fastest peer: the median over the rounds of this ratio.
+other, so that other load on the machine affects all of them about equally. In each round, a
+contender's speed is divided by the speed of the fastest peer; its result is the median of these
+ratios.
 
 Peers run in their fastest modes. SpikingJelly runs in multi-step mode, with the timesteps in the
 batch axis for all stateless layers; on a GPU it chooses its CUDA or Triton kernels itself. snnTorch
@@ -78,7 +79,7 @@ class PeerNet(nn.Module):
         self.fire = nn.ModuleList(make() for _ in plain.neurons())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the class scores (N, n_classes)."""
+        """Return the class scores (N, n_classes) of images (N, 1, H, W)."""
         net, fire = self.plain, iter(self.fire)
 
         def neurons(drive: Tensor) -> Tensor:

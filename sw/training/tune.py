@@ -38,7 +38,10 @@ frameworks' networks may be far larger or smaller, which would give no useful gr
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Layer:
-    """Layer whose weight and bias are trained, in units of its neurons' thresholds."""
+    """Layer whose weight and bias are trained, in units of its neurons' thresholds.
+
+    ``folded_layer`` has everything else; ``neuron`` is None in the output layer.
+    """
 
     folded_layer: FoldedLayer
     weight: Tensor

@@ -14,7 +14,7 @@ T = 4
 
 class CSNN(nn.Module):
     """Network of SpikingJelly's example conv_fashion_mnist.py, for images of ``size`` x ``size``
-    pixels.
+    pixels. ``make`` is called for each of its layers of neurons.
     """
 
     def __init__(self, channels: int, size: int = 12, make: Any = neuron.IFNode):

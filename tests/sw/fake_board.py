@@ -25,11 +25,14 @@ class FakeBoard(FakeGateware):
     ----------
     port : path of the pseudo terminal.
     max_pending_bytes : largest number of bytes that had arrived and were not answered yet.
-    works_at : the only bit rate that the cable carries without damage, of those that host and board
-        agree on; None means any.
+    works_at : the only bit rate, besides the default rate, at which the board understands the host;
+        None means that it understands the host at any rate.
     drop_replies, damage_replies : numbers of the replies to drop or damage, counted from 0.
+    repeat_replies : whether every reply is sent twice.
+    silent : whether requests are not answered.
     n_breaks_lost : number of breaks that will not be noticed.
-    unplug_after : number of requests after which the port vanishes.
+    reply_delay_s : time in seconds before a request is answered.
+    unplug_after : number of requests after which the port vanishes; None means never.
     """
 
     def __init__(self, config: Config = CONFIG):

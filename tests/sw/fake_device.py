@@ -53,18 +53,20 @@ from tests.hw.wire import unpacked
 class FakeGateware:
     """Fake gateware: it holds memories and replies to the protocol's requests.
 
-    Attributes make it behave wrongly.
+    ``compute`` stands in for the core: it is called with the ``entry`` of a run
+    (:class:`hw.protocol.Run`), and returns the class ``argmax`` and the duration ``n_cycles``. Some
+    attributes make the gateware behave wrongly.
 
     Attributes
     ----------
     requests : sequence number and opcode of each request received.
-    done_is_lost : lose the announcements of all runs.
-    n_done_lost : number of announcements of ended runs to lose from now on.
-    run_never_ends : runs stay in progress.
+    done_is_lost : whether all announcements of ended runs (DONE) are lost.
+    n_done_lost : number of announcements of ended runs that will be lost from now on.
+    run_never_ends : whether runs stay in progress.
     divisor : agreed clock cycles per bit; None means the default rate.
-    lied : the port has told the driver that a request succeeded that was refused. The memories then
-        need not hold what the driver believes, which no driver can know.
-    accepts_any_crc : answer every valid CHECK with OK.
+    lied : whether the port has reported success to the driver for a request that was refused. The
+        driver cannot know this, so the memories may differ from what it has written.
+    accepts_any_crc : whether every valid CHECK is answered with OK.
     """
 
     def __init__(self, config: Config, compute: Callable[[int], dict[str, int]] | None = None):

@@ -49,20 +49,23 @@ class Machine:
         self.write(0, bytes(program.spike_bytes))
 
     def write(self, row: int, raw: bytes) -> None:
-        """Write consecutive rows of :attr:`hw.protocol.Space.SPIKE`."""
+        """Write consecutive rows of :attr:`hw.protocol.Space.SPIKE`, from number ``row`` on."""
         for n, byte in enumerate(raw, start=row):
             granule, bank = divmod(n, self.config.banks)
             bits = [byte >> i & 1 for i in range(GRANULE_BITS)]
             self.spikes[bank, GRANULE_BITS * granule : GRANULE_BITS * (granule + 1)] = bits
 
     def read(self, row: int, n_rows: int) -> bytes:
-        """Return consecutive rows of :attr:`hw.protocol.Space.SPIKE`."""
+        """Return ``n_rows`` rows of :attr:`hw.protocol.Space.SPIKE`, from number ``row`` on."""
         packed = np.packbits(self.spikes, axis=1, bitorder="little")
         granule, bank = np.divmod(np.arange(row, row + n_rows), self.config.banks)
         return packed[bank, granule].tobytes()
 
     def run(self, sample: NDArray[np.uint8], buffer: int = 0) -> tuple[dict[str, Any], Ints]:
-        """Return the spikes of every map (T, C, H, W) by name, and the logits."""
+        """Run the network on a sample, which is written to the input buffer number ``buffer``.
+
+        Return the spikes of every map (T, C, H, W) by name, and the logits.
+        """
         program = self.program
         self.write(program.inputs[buffer].first_row, program.pack_input(sample, buffer))
         self.active = []
@@ -143,17 +146,19 @@ class Machine:
                 self._store(at["target"][job], window[:n_real])
 
     def _lanes(self, granule: int, n_lanes: int) -> Ints:
-        """Return the spikes of ``n_lanes`` channels, from a granule (8 bits) of spike memory on.
+        """Return the spikes of ``n_lanes`` channels, which are dealt to the banks in turn.
 
-        The channels are dealt to the banks in turn.
+        In each bank, they begin at number ``granule`` of the granules (8 bits) of spike memory.
         """
         bit, bank = np.divmod(np.arange(n_lanes), self.config.banks)
         address = (GRANULE_BITS * granule + bit) % self.spikes.shape[1]
         return self.spikes[bank, address].astype(np.int64)
 
     def _store(self, granule: int, spikes: Ints) -> None:
-        """Write a job's spikes to spike memory in whole granules (8 bits), at equal addresses in
-        all banks.
+        """Write the spikes of a job's channels, which are dealt to the banks in turn.
+
+        In each bank, they are written in whole granules (8 bits) of spike memory, from number
+        ``granule`` on.
         """
         banks = self.config.banks
         n_granules = -(-len(spikes) // (banks * GRANULE_BITS))

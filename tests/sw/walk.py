@@ -24,13 +24,16 @@ N_COLUMN_BITS = 8
 class Walk:
     """Addresses and flags of a layer's jobs, in order, and the jobs' reads of spike memory.
 
-    A job is one output position of one channel group at one timestep.
+    A job is one output position of one channel group at one timestep. ``header`` is the header of
+    the layer's descriptor.
     """
 
     header: Any
     fields: dict[str, Ints]
-    """Arrays (n_jobs,) by name: the addresses source, identity, weight, target, param and slot; the
-    timestep, ``time``; and the flags fresh, pool_first, pool_last and tail."""
+    """Arrays (n_jobs,) by name: the addresses source, identity, weight, target, param and slot, as
+    in :class:`hw.protocol.Level`; the timestep, ``time``; and the flags fresh (first timestep),
+    pool_first, pool_last (first and last position in a pooling window) and tail (last channel
+    group)."""
     reads: Ints
     """Array (n, 3) with a row per bit read: job, bit of spike memory, row of weight memory. Bits
     and rows are the same in every bank."""

@@ -361,7 +361,10 @@ def test_an_export_depends_on_the_checkpoint_alone(
 
 
 def test_idle_threads_of_an_export_sleep() -> None:
-    """OpenMP reads its wait policy when torch is imported, so it must be set before that."""
+    """Check that ``sw.export`` sets OpenMP's wait policy before anything can import torch.
+
+    OpenMP reads the policy when torch is imported.
+    """
     assert export.__file__ is not None
     before, set_here, after = (
         Path(export.__file__)

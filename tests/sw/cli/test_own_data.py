@@ -21,8 +21,8 @@ SMALL += [word for n in range(3) for word in ("--set", f"stages.{n}.channels=4")
 
 
 def write_data(path: Path, seed: int = 1, first: int = 1) -> Path:
-    """Write a data set of 12 x 12 images of two classes, bright and dark, labelled from ``first``
-    on.
+    """Write a data set of 12 x 12 images of two classes, dark and bright, with the labels ``first``
+    and ``first + 1``.
     """
     rng = np.random.default_rng(seed)
     classes = np.arange(40) % 2
@@ -106,10 +106,10 @@ def test_own_data_may_be_called_like_a_known_set(trained: Path, tmp_path: Path) 
 
 
 def test_classes_count_as_in_the_network(trained: Path, tmp_path: Path) -> None:
-    """Check that the classes of own data are numbered like those of a trained network.
+    """Check that own data may have other class numbers than the network was trained with.
 
-    Labels 0 and 1 take the place of the network's labels 1 and 2. Classes with other names are
-    refused.
+    The data have labels 0 and 1, and the network was trained with labels 1 and 2; the data's first
+    class then counts as the network's first. Classes with other names are refused.
     """
     values = checkpoint.load(trained)
     path = write_data(tmp_path / "zero.npz", first=0)

@@ -58,7 +58,10 @@ def a_network(encoder: bool = True) -> Network:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Return a function that puts a fake device behind every port; batches have three images."""
+    """Return a function that puts a fake device behind every port.
+
+    Images are run in batches of three, so that a few images make several batches.
+    """
     monkeypatch.setattr(session, "BATCH", 3)
 
     def install(network: Network, **options: Any) -> FakeDevice:
@@ -464,8 +467,8 @@ def test_thumbnails_of_frames_and_signals() -> None:
 
 
 def test_interval_is_wilsons() -> None:
-    """Check Wilson's interval against values worked out by hand, for 0, 8 and 10 of 10 and for 0 of
-    0.
+    """Check that Wilson's interval has the values worked out by hand, for 0, 8 and 10 of 10 and for
+    0 of 0.
     """
     low, high = metrics.wilson(8, 10)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)

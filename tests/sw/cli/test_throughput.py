@@ -24,8 +24,8 @@ from tests.sw.fake_device import FakeDevice, TimedPort
 def test_loading_and_streaming_fill_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Check that payload takes at least the share ``GOAL`` of the line in each of the three
-    transfers.
+    """Check that payload takes at least the share ``GOAL`` of the line in loading, in streaming and
+    in reading back.
 
     The fake port has the latency of a USB adapter, and a clock of its own, so that other load on
     the machine does not change the result.

@@ -73,8 +73,8 @@ def check(network: Network, configs: list[Config], seed: int = 0) -> list[Progra
 
 @pytest.mark.parametrize("seed", range(24))
 def test_banks_compute_random_networks(seed: int) -> None:
-    """Check random networks with few, many and odd numbers of channels on devices with 1 to many
-    banks.
+    """Check that devices with any number of banks compute random networks, with few, many and odd
+    numbers of channels.
 
     Half of the networks have spike rates, by which the compiler deals channels to banks.
     """
@@ -87,9 +87,10 @@ def test_banks_compute_random_networks(seed: int) -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_every_number_of_channels_in_every_bank(channels: int, chunk_bits: int) -> None:
-    """Check every number of channels with every number of banks, in a network with a gate.
+    """Check that devices with any number of banks compute networks with any number of channels.
 
-    The third layer has 40 channels, whatever the number in the layers before it.
+    The networks have a gate. Their third layer has 40 channels, whatever the number in the layers
+    before it.
     """
     rng = np.random.default_rng(channels)
     shape = (channels, 4, 5)
@@ -148,7 +149,7 @@ def layer_of(
 
 @pytest.mark.parametrize("seed", range(6))
 def test_banks_compute_the_encoder(seed: int) -> None:
-    """Check programs in which the device computes the encoder, each bank on its own bit-planes.
+    """Check that devices compute the encoder right, each bank on its own share of the bit-planes.
 
     A bit-plane is one bit of every pixel of the image.
     """
@@ -161,9 +162,10 @@ def test_banks_compute_the_encoder(seed: int) -> None:
 
 
 def test_a_region_is_consecutive_rows_of_the_host() -> None:
-    """Check which spikes are in the rows that the host writes or reads to transfer a spike map.
+    """Check that the packed rows of a spike map have each channel's spikes in the byte of its bank.
 
-    The host numbers rows across banks: row ``r`` is byte ``r // banks`` of bank ``r % banks``.
+    The host transfers consecutive rows and numbers them across banks: row ``r`` is byte
+    ``r // banks`` of bank ``r % banks``.
     """
     net = random_network(3, channels=(20,), encoder=False)
     program = compile_network(with_rates(net, 0), build(4))

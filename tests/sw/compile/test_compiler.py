@@ -80,8 +80,10 @@ def index_of(place: Placement) -> NDArray[np.int64]:
 def job_positions(
     layer: Layer, done: Walk, program: Program, places: dict[str, Placement]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return timestep, row, column and channel group of every job, derived from the job's target
-    address and its position in the pooling window.
+    """Return timestep, row, column and channel group of every job, as arrays t, y, x and g.
+
+    They are derived from the job's target address and its position in the pooling window. ``done``
+    has the jobs of the layer, and ``places`` has the places of all maps in spike memory.
     """
     fields, config = done.fields, program.config
     n_groups = -(-layer.n_out // config.lanes)
@@ -129,11 +131,16 @@ def weights_of_map(layer: Layer, n: int) -> Layer:
 def direct_reads(
     layer: Layer, place: Placement, at: dict[str, NDArray[np.int64]], lanes: int, pixels: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """Return every synapse of a layer whose input lies inside the map, computed from the layer
-    itself.
+    """Return which inputs each job must read, and their weights, computed from the layer itself.
 
-    The result has, for each synapse, the index of the job, the bit address of the input in spike
-    memory, and the weights (lanes,).
+    Inputs in the padding are left out. The result has three arrays with an element per read: the
+    index of the job, the bit address of the input in spike memory, and the weights (lanes,).
+
+    Parameters
+    ----------
+    place : place in spike memory of the map that the layer reads.
+    at : position of each job, from :func:`job_positions`.
+    pixels : whether the map holds the bit-planes of an image.
     """
     n_t, n_y, n_x, n_out, n_in, n_ky, n_kx = layer.weight.shape
     n_groups = -(-n_out // lanes)
@@ -171,7 +178,11 @@ def direct_reads(
 
 
 def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Placement]) -> None:
-    """Check that each job reads exactly the inputs of its window, with the right weights."""
+    """Check that each job reads exactly the inputs of its window, with the right weights, and that
+    the jobs have the right parameters, targets, membranes and flags.
+
+    ``done`` has the jobs of the layer, and ``places`` has the places of all maps in spike memory.
+    """
     config = program.config
     at = job_positions(layer, done, program, places)
     place = places[layer.source]
@@ -265,9 +276,10 @@ def check_sums(program: Program, layer: Layer, done: Walk, places: dict[str, Pla
 
 
 def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
-    """Return the places of all maps whose place depends on the input buffer, for the given buffers.
+    """Return the places of the maps that have a different place in spike memory for each buffer.
 
-    The input map has one place per buffer, and maps that are read together with it move too.
+    These are the input map, and the maps that are read together with it. ``buffers`` are the
+    numbers of the input buffers; a key of the result names the buffer and the map.
     """
     return {
         f"buffer {n}: {name}": program.places(n)[name] for n in buffers for name in program.moved
@@ -275,7 +287,9 @@ def moved(program: Program, buffers: set[int]) -> dict[str, Placement]:
 
 
 def check_program(network: Network, program: Program) -> list[Walk]:
-    """Check every layer of a program for every input buffer; return the jobs of its layers."""
+    """Check that a program computes every layer right from every input buffer; return the jobs of
+    its layers.
+    """
     layers = network.layers
     if program.pixels:
         assert network.encoder is not None
@@ -349,8 +363,8 @@ def pixel_network(seed: int) -> Network:
 def test_descriptors_add_up_to_the_convolution(seed: int) -> None:
     """Check that the jobs described by the layers' descriptors compute random networks.
 
-    The networks have all kinds of weight sharing, strides, paddings, poolings and gates, with
-    merged and shared kernel columns, in several configurations.
+    The networks have all kinds of weight sharing, strides, paddings, poolings and gates. They are
+    compiled for several configurations.
     """
     net = random_network(seed)
     check_program(net, compile_network(net, BUILDS[seed % len(BUILDS)]))
@@ -380,9 +394,10 @@ def test_pixels_add_up_to_the_encoder(seed: int) -> None:
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("taps", [(5, 7), (1, 7), (5, 1), (1, 1)])
 def test_fully_connected_layers_are_one_run(timesteps: int, taps: tuple[int, int]) -> None:
-    """Check that a classifier reads a whole map without padding as one sequence of full chunks.
+    """Check that classifiers with all kinds of weight sharing compute the right sums.
 
-    This holds only if each position has weights of its own; the other cases are compiled, too.
+    One whose weights differ at every position must read the whole map as one sequence of full
+    chunks.
     """
     rng = np.random.default_rng(0)
     weight = rng.integers(-8, 8, (timesteps, 1, 1, 10, 16, *taps)).astype(np.int8)
@@ -471,11 +486,10 @@ def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
 
 
 def test_jobs_take_turns() -> None:
-    """Check the number of cycles between jobs, which are interleaved to hide the membrane
-    latency.
+    """Check that jobs of different neurons are interleaved, so that none waits for a membrane.
 
-    With enough columns, rows or channel groups to interleave, a job starts in every cycle; with a
-    single job or few membrane slots, it takes longer.
+    With enough columns, rows or channel groups to interleave, the compiler lets jobs start in
+    consecutive cycles. A single job per timestep, or few membrane slots, need larger distances.
     """
     for shape, n_out in (((16, 7, 7), 16), ((16, 7, 5), 16), ((16, 1, 1), 112), ((16, 2, 4), 16)):
         kernel = min(3, shape[1])

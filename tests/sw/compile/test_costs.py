@@ -79,7 +79,7 @@ def test_table_has_every_layer_and_right_totals() -> None:
 
 
 def test_membrane_bits_are_the_proved_ones() -> None:
-    """Check the reported membrane width: the sum of two weights of -128 takes 9 bits."""
+    """Check that 9 bits are reported as the membrane width that two weights of -128 need."""
     layer = Layer(
         name="fc",
         source="input",

@@ -28,7 +28,9 @@ def reader(*names: str) -> Layer:
 def residual(n_blocks: int, *, stacked: bool = False, pool: tuple[int, int] = (1, 1)) -> Network:
     """Return a network of residual blocks, each of which adds its shortcut to its output.
 
-    The shortcut of the first block is the input.
+    The shortcut of the first block is the input. The last layer before the classifier reads the sum
+    and has the pooling ``pool``. If ``stacked``, layers have weights of their own for each map of a
+    sum that they read.
     """
     layers: list[Layer] = []
     names = [INPUT]
@@ -122,7 +124,8 @@ def test_the_first_of_all_even_orders_is_found() -> None:
 def test_an_even_order_of_many_maps_is_found() -> None:
     """Check that an order of 20 maps is found in which each layer reads three neighbouring maps.
 
-    It is a random order, not that of the names, and may also be found reversed.
+    The maps are named at random, so that the order cannot follow from the names. Its reverse is
+    right, too.
     """
     names = [f"m{n}" for n in range(20)]
     hidden = np.random.default_rng(1).permutation(names).tolist()

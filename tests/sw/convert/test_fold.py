@@ -36,7 +36,8 @@ def assert_folds_exactly(
 ) -> FoldedNetwork:
     """Check that a network in training and its folded form agree in spikes, classes and logits.
 
-    Both compute in float64. Return the folded network.
+    Both compute in float64. ``given`` are the images or frames to run; by default, they are random
+    images. Return the folded network.
     """
     model = lived_in(config, seed).double()
     folded = fold.fold_model(model, tuple("abcdefghij"), {})
@@ -137,8 +138,9 @@ def test_add_gates_become_maps_that_later_layers_read(frames: bool) -> None:
 
 
 def with_gates(*gates: str, stride: int = 1) -> ModelConfig:
-    """Return the configuration of a network with two stages: the last of ``gates`` for the second
-    stage, all others for blocks of the first.
+    """Return the configuration of a network with two stages and one block for each of ``gates``.
+
+    The last block is the second stage, whose stride is ``stride``; all others are the first stage.
     """
     blocks = tuple(BlockConfig(gate=gate) for gate in gates)
     last = StageConfig(channels=6, stride=stride, blocks=blocks[-1:])
@@ -211,9 +213,11 @@ def test_taps_outside_the_map_have_weight_0() -> None:
 
 
 def test_embedded_preset_stays_within_its_weights() -> None:
-    """Check the size of the shipped network: at most 300,000 weights after folding.
+    """Check that the network of the recipe for Fashion-MNIST has at most 300,000 weights after
+    folding.
 
-    One layer has weights of its own for each position, and the classifier for each timestep, too.
+    One layer must have weights of its own for each position, and the classifier for each timestep
+    as well.
     """
     folded = fold.fold_model(lived_in(fashion_mnist()), tuple("abcdefghij"), {})
     assert sum(layer.weight.size for layer in folded.layers) <= 300_000

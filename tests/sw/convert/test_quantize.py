@@ -123,7 +123,10 @@ def test_more_bits_are_more_exact() -> None:
 
 
 def mean_drive(layer: AnyLayer[Any, Any], source: np.ndarray) -> np.ndarray:
-    """Return each channel's drive with bias (o,), averaged over images, timesteps and positions."""
+    """Return the drive of each channel (o,), the mean over images, timesteps and positions.
+
+    The drive is the weighted sum of the layer's input ``source``, plus the bias.
+    """
     drives = drive(layer, torch.from_numpy(source), torch.float64).numpy()
     return (drives.transpose(0, 1, 3, 4, 2) + layer.bias).mean(axis=(0, 1, 2, 3))
 
@@ -162,8 +165,8 @@ def test_calibration_restores_mean_drives(weight_bits: int) -> None:
 
 
 def test_clipping_pays_for_outliers() -> None:
-    """Check that one large weight among many small ones is clipped, so that these do not become
-    0.
+    """Check that one large weight among many small ones is clipped, so that the small ones do not
+    become 0.
     """
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.1, (1, 1, 1, 1, 500, 1, 1))

@@ -30,10 +30,11 @@ def test_copies_change_no_spike(over: str) -> None:
 
 
 def test_the_layers_that_are_read_most_per_row_stay_on_the_fpga() -> None:
-    """Check which layers stay on an FPGA that is too small for all rows of weights.
+    """Check that the layers that read each of their rows most often stay on an FPGA that is too
+    small for all rows.
 
-    The classifier, which reads each of its rows most often, stays; some other layer's rows are
-    stored outside. No row is lost.
+    This is the classifier here. The rows of some other layer must be stored outside the FPGA, and
+    no row must be lost.
     """
     config = replace(CONFIGS["ulx3s-85f-sdram"], weight_depth=1024)
     shared = random_network(

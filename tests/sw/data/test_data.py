@@ -122,6 +122,8 @@ def test_nothing_found_lists_the_places(tmp_path: Path) -> None:
 def served(monkeypatch: pytest.MonkeyPatch, damage: bool = False) -> list[str]:
     """Answer downloads with test data instead of using the internet; return the list to which the
     requested addresses are added.
+
+    With ``damage``, one of the files lacks its last byte.
     """
     asked: list[str] = []
     packed = {

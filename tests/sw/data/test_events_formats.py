@@ -39,8 +39,9 @@ FORMATS: dict[str, tuple[Encoder, tuple[int, int], int, str]] = {
 }  # fmt: skip
 """Recording formats to test, by the text with which a description names them.
 
-Each has an encoder, the sensor's (height, width), an upper bound on times, and a file name. Where
-the first bytes of a file tell the format, the name suggests another one.
+Each has an encoder, the sensor's (height, width) in pixels, an exclusive upper bound on times in
+microseconds, and a file name. If the first bytes of a file tell its format, the name is that of
+another format, to check that the name does not matter.
 """
 SILENT = (".bin of N-MNIST", "NumPy arrays")
 """Formats that do not state the size of the sensor."""

@@ -63,9 +63,10 @@ def compressed(kind: str, raw: bytes) -> tuple[int, tuple[int, ...], bytes]:
 def write_compressed(
     path: Path, columns: dict[str, np.ndarray], kind: str, n_chunk: int = 100, before: int = 0
 ) -> None:
-    """Write arrays whose chunks of ``n_chunk`` values are compressed, which h5py cannot do itself.
+    """Write arrays in compressed chunks of ``n_chunk`` values; h5py cannot compress them itself.
 
-    With ``before`` 2, HDF5's own filter shuffle comes before the compression.
+    ``before`` is the number of an HDF5 filter that is applied before the compression: 2 for
+    HDF5's own filter "shuffle", or 0 for none.
     """
     import h5py
 

@@ -167,7 +167,7 @@ def test_reset_while_maps_are_read_back_is_survived() -> None:
 
 
 class ImpatientPort(FakePort):
-    """Fake port that fails the test if the driver reads so often that it would wait forever."""
+    """Fake port that fails the test if the driver reads it 1000 times: it would wait forever."""
 
     n_left = 1000
 
@@ -442,7 +442,7 @@ def test_results_of_runs_without_their_input_are_discarded() -> None:
 
 
 class LossyPort(FakePort):
-    """Fake port that loses one frame from the host.
+    """Fake port that loses one frame from the host: number ``lost``, counted from 0.
 
     With ``deaf``, it also loses the next three replies, except announcements of ended runs (DONE).
     """

@@ -80,10 +80,11 @@ def edited_packet(packet: bytes, rng: random.Random) -> list[bytes]:
 
 
 class FaultyPort(FakePort):
-    """Port to a fake gateware that damages each reply with probability ``rate``, or is
-    disconnected.
+    """Fake port that damages each reply of a fake gateware with probability ``rate``, and may hang
+    up.
 
-    It sets the gateware's ``lied`` when it says OK to a request that the gateware did not accept.
+    If a damaged reply says OK to a request that the gateware did not accept, the port sets the
+    attribute ``lied`` of the gateware.
     """
 
     def __init__(self, gateware: FakeGateware, rng: random.Random, rate: float):

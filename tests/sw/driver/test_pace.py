@@ -20,7 +20,7 @@ from tests.networks import random_input, random_network
 from tests.sw.fake_device import FakeDevice
 
 WORK = Work(n_bytes_out=300, n_bytes_acks=10, n_bytes_done=50, n_cycles=100)
-"""At 10 baud and 1 Hz, a byte and a cycle take a second each."""
+"""Bytes and cycles of one inference. At 10 baud and 1 Hz, a byte and a cycle take a second each."""
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,9 @@ def test_samples_that_differ_wait_for_each_other() -> None:
 
 
 def test_spikes_read_back_and_repetitions_do_not_count() -> None:
-    """Check that the prediction is the same with a comparison of all spikes, and with faults."""
+    """Check that the predicted speed does not count what only a check of spikes transfers, or what
+    is sent again after a reset.
+    """
     network = random_network(11, n_layers=2)
     images = random_input(network, np.random.default_rng(1), 3)
     speeds = []
@@ -68,8 +70,10 @@ def test_spikes_read_back_and_repetitions_do_not_count() -> None:
 
 
 def predicted_and_simulated(name: str, baud: int, network: Network, n: int) -> tuple[float, float]:
-    """Return images per second as predicted, and by the simulated clock from the first result of
-    ``n`` to the last."""
+    """Return the images per second of a run of ``n`` images: as predicted, and as measured.
+
+    They are measured by the simulated clock, from the first result to the last.
+    """
     images = random_input(network, np.random.default_rng(1), n)
     with Board.open(name, baud) as board:
         board.load(network)

@@ -34,7 +34,9 @@ Change = Callable[[bytearray], None]
 
 
 class Faulty(FakeGateware):
-    """Fake gateware whose memories do not hold the data that was written."""
+    """Fake gateware with a faulty memory ``space``, whose contents ``change`` alters after each
+    write.
+    """
 
     def __init__(self, config: Config, space: Space, change: Change):
         self.space, self.change = space, change
@@ -151,7 +153,7 @@ def test_wrong_results_of_networks_are_found() -> None:
 
 
 class Cable(FakePort):
-    """Fake port whose cable works at the default rate and at one other rate only."""
+    """Fake port whose cable works at the default rate and at 3 Mbaud only."""
 
     def write(self, raw: bytes, /) -> int:
         if raw == b"\0":  # a break

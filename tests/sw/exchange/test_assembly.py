@@ -287,7 +287,9 @@ def test_weights_that_follow_weights_are_one_layer() -> None:
 
 
 def test_classes_can_be_means_of_sums() -> None:
-    """Check an output of averaged maps, one for each class, as of an all-convolutional network."""
+    """Check that averaging one map per class can be the output, as in an all-convolutional
+    network.
+    """
     steps = (conv(3, 2, padding=(1, 1)), fire(), conv(5, 3), pooling("average", 7, 6), Flatten())
     folded = check(chain(*steps), FRAMES)
     assert len(folded.layers) == 2 and folded.layers[-1].output
@@ -345,10 +347,9 @@ def test_max_pooling_of_what_cannot_take_it_is_a_layer_of_ors() -> None:
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 @pytest.mark.parametrize("through", ["n1", "flat"])
 def test_a_gate_of_spikes_that_others_read_takes_a_copy(gate: Gate, through: str) -> None:
-    """Check gates whose input spikes are also read by other nodes: the other nodes get these
-    unchanged.
+    """Check that a gate leaves its input spikes unchanged for other nodes that read them.
 
-    In one case, the spikes are read through a Flatten node.
+    In one case, the gate reads the spikes through a Flatten node.
     """
     nodes = [*stem(), two("flat", Flatten(), "n1")]
     nodes += [two("c", conv(3, 3, padding=(1, 1), seed=3), "n1"), two("d", fire(0.5), "c")]
@@ -392,10 +393,10 @@ def test_scaling_before_and_behind_weights(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("gate", [g for g in Gate if g != Gate.NONE])
 def test_gates(gate: Gate) -> None:
-    """Check every gate in a residual block whose shortcut has a layer of its own.
+    """Check that a gate becomes part of the branch's layer if the shortcut has a layer of its own.
 
-    In the list of nodes, that layer comes after the branch, but the gate becomes part of the
-    branch's layer, which must then come after it.
+    The shortcut's layer must then come before the branch's layer, although the branch comes first
+    in the list of nodes.
     """
     nodes = chain(conv(3, 2, padding=(1, 1)), fire())
     nodes += [

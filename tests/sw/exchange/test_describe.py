@@ -40,6 +40,12 @@ def same(net: nn.Module, expected: np.ndarray, **options: Any) -> FoldedNetwork:
 class Net(nn.Module):
     """Network of a convolution, neurons and a classifier, whose forward method is the function
     ``way``.
+
+    Parameters
+    ----------
+    size : height and width of the map that the classifier reads.
+    two : whether there are a second convolution and second neurons.
+    make : called to make each layer of neurons.
     """
 
     def __init__(self, way: Any, size: int = 12, two: bool = False, make: Any = neuron.IFNode):
@@ -154,7 +160,9 @@ def test_networks_in_networks() -> None:
 
 
 def steps(n: Any, x: Tensor) -> Tensor:
-    """Return the mean output of T timesteps, computed in a loop as in SpikingJelly's examples."""
+    """Return the mean output of the network ``n`` for ``x`` over T timesteps, computed in a loop as
+    in SpikingJelly's examples.
+    """
     total = n.fc(fire(n, x).flatten(1))
     for _ in range(T - 1):
         total += n.fc(fire(n, x).flatten(1))
@@ -214,7 +222,9 @@ def test_arguments_that_are_no_shapes_or_labels() -> None:
 
 
 def test_containers_of_sequences() -> None:
-    """Check SpikingJelly's containers that apply single-step modules to all timesteps."""
+    """Check that SpikingJelly's containers are imported, which apply single-step modules to all
+    timesteps.
+    """
     part = layer.SeqToANNContainer(nn.Conv2d(1, 3, 3, padding=1), nn.AvgPool2d(2))
     steps = layer.MultiStepContainer(neuron.IFNode(), nn.Flatten())
     net = lived_in(nn.Sequential(part, steps, nn.Linear(108, 5)), 1).double()
@@ -237,8 +247,9 @@ def test_snntorch_loops_are_rolled_up() -> None:
 class Stateful(Snn):
     """Network of snnTorch's neurons that loops over frames and stacks its outputs.
 
-    ``way`` is called at every timestep, and returns the frame and the membranes that are passed to
-    the first neurons.
+    ``way`` is called at every timestep with the network, its input, the number of the timestep and
+    the membranes of the first neurons. It returns the frame to convolve, and the membranes with
+    which the first neurons start the timestep.
     """
 
     def __init__(self, way: Any):
@@ -271,7 +282,10 @@ class Residual(nn.Module):
 
 
 def test_blocks_in_a_loop_are_the_same_at_every_timestep() -> None:
-    """Operations between modules, such as a block's sum, belong to one block in every round."""
+    """Check that a loop over timesteps may contain blocks with operations of their own.
+
+    The sum of a block, which is no module, must be recognised as the same at every timestep.
+    """
     stem = nn.Conv2d(1, 3, 3, padding=1)
     steps = nn.Sequential(stem, neuron.IFNode(), Residual(), Residual(), neuron.IFNode())
     steps.append(nn.Flatten(1, 3)).append(nn.Linear(3 * 12 * 12, 5))
@@ -285,7 +299,10 @@ def test_blocks_in_a_loop_are_the_same_at_every_timestep() -> None:
 
 
 def test_frames_with_the_samples_first_and_loops_to_their_number() -> None:
-    """Inputs (N, T, ...) are swapped to (T, N, ...) by networks for sequences."""
+    """Check that networks may swap the axes of inputs (N, T, ...), or loop over the input's length.
+
+    Both kinds of networks must have the layers of a network for one timestep.
+    """
     functions = (
         lambda n, x: n.fc(torch.flatten(n.sn(n.conv(x.transpose(0, 1).contiguous())), 2)),
         lambda n, x: n.fc(torch.flatten(n.sn(n.conv(x.permute(1, 0, 2, 3, 4))), 2)).mean(0),
@@ -460,7 +477,9 @@ def test_what_changes_nothing_is_taken(make: Any) -> None:
 
 
 def in_steps(n: Any, x: Tensor) -> Tensor:
-    """Return the output for ``x`` of neurons in multi-step mode, whose first axis is time."""
+    """Return the output of the network's neurons ``late`` for ``x``, whose first axis is time if
+    they are in multi-step mode.
+    """
     return n.late(x)
 
 

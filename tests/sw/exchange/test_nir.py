@@ -317,7 +317,9 @@ def test_units_of_other_writers() -> None:
 
 
 def test_the_comparator_is_what_is_asked_for() -> None:
-    """Check the option that decides whether a membrane equal to the threshold fires."""
+    """Check that the option ``fires_at_threshold`` decides whether a neuron fires if its membrane
+    equals the threshold.
+    """
     weight = np.ones((1, 1, 3, 3))
     conv = nir.Conv2d((6, 6), weight, 1, 1, 1, 1, np.zeros(1))
     neuron = nir.IF(r=np.ones((1, 6, 6)), v_threshold=np.full((1, 6, 6), 4.0))

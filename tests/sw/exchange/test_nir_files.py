@@ -33,8 +33,10 @@ OPTIONS = NirOptions(timesteps=T, pixel_max=None, dt_s=1e-4)
 def simulated(
     nodes: dict[str, Any], frames: np.ndarray, soft: bool = False, dt: float = 1e-4
 ) -> np.ndarray:
-    """Run nodes one after another in torch; return the last one's mean output over the
-    timesteps.
+    """Run nodes one after another in torch; return the last one's mean output over the timesteps.
+
+    ``frames`` are (N, T, C, H, W), and ``dt`` is the duration of a timestep in seconds. With
+    ``soft``, a spike subtracts the threshold instead of setting the membrane to ``v_reset``.
     """
     membranes: dict[str, Any] = dict.fromkeys(nodes, 0.0)
     total = torch.zeros(())

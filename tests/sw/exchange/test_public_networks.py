@@ -71,7 +71,8 @@ def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, Modul
 
 @dataclass
 class Recorded:
-    """Output of a network: its mean over the timesteps, and the spikes of all neurons."""
+    """Results of a network in its own framework: its output, as a mean over the timesteps, and the
+    spikes of all neurons."""
 
     output: NDArray[np.float64]
     spikes: dict[str, NDArray[np.uint8]]
@@ -88,6 +89,9 @@ def samples(shape: Shape, frames: bool, n: int = 2) -> NDArray[np.uint8]:
 def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recorded:
     """Run a network in its framework, in float64 and timestep by timestep; return output and
     spikes.
+
+    ``inputs`` are images (N, C, H, W) or frames (N, T, C, H, W), and ``is_neuron`` is the base
+    class of the framework's neurons.
     """
     net = net.double().eval()
     spikes: dict[str, list[Tensor]] = {}
@@ -117,7 +121,9 @@ def recorded(net: nn.Module, inputs: NDArray[np.uint8], is_neuron: Any) -> Recor
 
 
 def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint8]) -> None:
-    """Check that the layers of an imported network without gates fire the framework's spikes."""
+    """Check that the layers of an imported network, which has no gates, fire the framework's
+    spikes.
+    """
     trace = simulate(imported.folded, inputs, keep_spikes=True)
     np.testing.assert_allclose(trace.logits, expected.output, atol=1e-9)
     folded = imported.folded
@@ -140,7 +146,11 @@ def check_spikes(imported: Imported, expected: Recorded, inputs: NDArray[np.uint
 
 
 def jelly(net: nn.Module, shape: Shape, frames: bool) -> None:
-    """Check that every spike of an imported SpikingJelly network equals SpikingJelly's."""
+    """Check that every spike of an imported SpikingJelly network equals SpikingJelly's.
+
+    Its input has the shape ``shape`` (C, H, W), and is binary frames or, without ``frames``,
+    images.
+    """
     net = lived_in(net, 2)
     functional.set_step_mode(net, "s")
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
@@ -166,7 +176,9 @@ def test_networks_of_parametric_lif_net(make: Any, shape: Shape, frames: bool) -
 
 
 def test_parametric_neurons_of_other_time_constants_take_the_nearest() -> None:
-    """Check PLIF neurons with a time constant of 1.8, a decay that the device approximates."""
+    """Check that PLIF neurons with a time constant of 1.8 are imported with the nearest leak of the
+    device.
+    """
     make, shape, frames = PARAMETRIC["MNISTNet"]
     net = make(channels=2, spiking_neuron=neuron.ParametricLIFNode, v_threshold=0.3, init_tau=1.8)
     near(lived_in(net, 2), shape, frames, neuron.BaseNode, functional.reset_net)
@@ -176,7 +188,8 @@ def near(net: nn.Module, shape: Shape, frames: bool, is_neuron: Any, reset: Any)
     """Check that a network is imported with approximated leaks only on request, and return the
     reported change.
 
-    The report must compare with the spikes that the framework itself computes.
+    The report must compare with the spikes that the framework itself computes. ``is_neuron`` is the
+    base class of the framework's neurons, and ``reset`` resets the membranes of a network.
     """
     values = describe(net, T, shape, pixel_max=None if frames else 1.0)
     with pytest.raises(ExchangeError, match="--nearest-leak"):
@@ -202,7 +215,10 @@ def test_spikingjelly_examples() -> None:
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 def test_depthwise_vgg_with_soft_reset(pool: Any) -> None:
-    """Check a small VGG with batch-norms and a depthwise convolution, as model zoos define them."""
+    """Check that a small VGG with soft reset, as model zoos define it, keeps every spike.
+
+    It has batch-norms and a depthwise convolution.
+    """
 
     def fires() -> nn.Module:
         return neuron.LIFNode(tau=2.0, v_threshold=0.3, v_reset=None, decay_input=False)
@@ -249,10 +265,11 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
 
 
 def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
-    """Check Spiking ResNet-18, whose blocks add their shortcut to the input of the last neurons.
+    """Check that Spiking ResNet-18 is imported with the same spikes and with the expected layers.
 
-    So a layer reads several maps, each with weights of its own; blocks with a stride also need a
-    layer that copies the shortcut's spikes.
+    Its blocks add their shortcut to the input of their last neurons. So the last layer of a block
+    must read several maps, each with weights of its own. A block with a stride also needs a layer
+    that copies the shortcut's spikes.
     """
     net = resnets[1].spiking_resnet18(spiking_neuron=neuron.IFNode, num_classes=4)
     folded = resnet(net, {"sn1": "conv1", "sn2": "conv2"})
@@ -352,7 +369,9 @@ def test_more_tutorials_of_snntorch(name: str) -> None:
 
 
 def test_tutorials_that_are_refused() -> None:
-    """Check the decoder of the spiking autoencoder, and recurrent neurons."""
+    """Check that transposed convolutions, as in the spiking autoencoder, and recurrent neurons are
+    refused.
+    """
     leaky = snntorch.Leaky(beta=0.5, init_hidden=True)
     decoder = nn.Sequential(nn.Conv2d(1, 4, 3), leaky, nn.ConvTranspose2d(4, 1, 3))
     with pytest.raises(
@@ -386,7 +405,14 @@ def test_tutorial_5() -> None:
 
 
 def tutorial(channels: tuple[int, int, int], size: int, pool_first: bool, **options: Any) -> Any:
-    """Return the convolutional network of snnTorch's tutorials 6 and 7, with beta 0.5."""
+    """Return the convolutional network of snnTorch's tutorials 6 and 7, with beta 0.5.
+
+    Parameters
+    ----------
+    channels : channels of the input and of both convolutions.
+    size : height and width of the map that the classifier reads.
+    pool_first : whether pooling comes before the neurons, as in the tutorials, or behind them.
+    """
 
     def stage(n_in: int, n_out: int) -> list[nn.Module]:
         fire = snntorch.Leaky(beta=0.5, init_hidden=True, threshold=0.3, **options)
@@ -433,10 +459,9 @@ def old_file(path: Path, graph: Any) -> Path:
 
 
 def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
-    """Check a graph like NIR's lif_norse.nir: one LIF neuron of 2.5 ms, with timesteps of 0.1
-    ms.
+    """Check that a graph like NIR's lif_norse.nir is imported only if its leak may be approximated.
 
-    Its leak is not one of the device's, so it is refused unless the nearest one is allowed.
+    It has one LIF neuron with a time constant of 2.5 ms, and timesteps of 0.1 ms.
     """
     one = np.ones(1)
     nodes = {"0": nir.Affine(np.ones((1, 1)), 0 * one)}
@@ -457,9 +482,9 @@ def test_the_lif_graph_of_nir(tmp_path: Path) -> None:
 
 
 def test_the_cnn_graph_of_nir(tmp_path: Path) -> None:
-    """Check a graph like NIR's cnn_sinabs.nir: IF neurons, sum pooling, and no ``v_reset``.
+    """Check that a graph like NIR's cnn_sinabs.nir is imported once the user names the reset.
 
-    A spike of these neurons subtracts the threshold.
+    It has IF neurons without ``v_reset``, whose spikes subtract the threshold, and sum pooling.
     """
     rng = np.random.default_rng(7)
 

@@ -464,7 +464,7 @@ def test_files_without_a_topology_name_the_option(
 
 
 def test_export_takes_state_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check the export of a state dict that is stored under the key ``net`` of a checkpoint."""
+    """Check that a state dict is exported that is stored in a checkpoint under the key ``net``."""
     net = lived_in(CSNN(3))
     torch.save({"net": net.state_dict(), "epoch": 3}, tmp_path / "csnn.pt")
     (tmp_path / "csnn.json").write_text(json.dumps(describe(net, T, SHAPE)))

@@ -96,9 +96,10 @@ def test_sums_of_spikes_are_maps_with_the_same_weights(source) -> None:
 
 
 def test_spikes_may_be_counted_and_fire_as_sums() -> None:
-    """Check neurons and an output that read a sum of spike maps without weights between.
+    """Check that neurons, or the output, can read a sum of spike maps directly, without weights.
 
-    If the maps of a sum are scaled differently, each map has weights of its own.
+    If the maps of a sum are scaled differently, each map has weights of its own in the folded
+    layer.
     """
     nodes = [
         *stem(),
@@ -144,10 +145,10 @@ SHORTCUTS = {
 
 @pytest.mark.parametrize(("stride", "channels", "steps"), SHORTCUTS.values(), ids=SHORTCUTS)
 def test_shortcuts_into_membranes(stride: int, channels: int, steps: list) -> None:
-    """Check a residual block whose shortcut is added to the input of the block's last neurons.
+    """Check that a shortcut may be added to the weighted sums of a block's last convolution.
 
-    If the shortcut has another shape or stride than the convolution, layers that copy spikes are
-    added.
+    If the shortcut has a stride or another number of channels, layers are added that copy the
+    spikes that it reads.
     """
     nodes = [*stem(), two("c1", conv(channels, 3, seed=1, stride=(stride, stride), **SAME), "n1")]
     nodes += [two("s1", fire(0.5), "c1"), two("c2", conv(channels, channels, seed=2, **SAME), "s1")]
@@ -218,10 +219,10 @@ def test_the_image_is_read_by_one_layer() -> None:
 
 
 def test_extreme_copies() -> None:
-    """Check shortcuts with a stride, for which layers are added that copy the input's spikes.
+    """Check that weights of 0 need no copies of spikes, and that too many copies are refused.
 
-    Weights of 0 need no copies. A 7x7 kernel would need so many that a layer would have to read
-    148 maps, so it is refused.
+    A shortcut with a stride is imported with layers that copy its spikes. With a 7x7 kernel, it
+    would need so many of them that one layer had to read 148 maps.
     """
     none = Convolve(weight=np.zeros((4, 3, 1, 1)), stride=(2, 2))
     nodes = [*stem(), two("c1", conv(4, 3, seed=1, stride=(2, 2), **SAME), "n1")]

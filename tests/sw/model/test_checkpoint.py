@@ -221,7 +221,7 @@ def test_a_network_that_folds_to_more_than_a_device_holds_is_refused(
 
 def claims(name: str) -> dict[str, Any]:
     """Return the values of a checkpoint that claims more data than its file holds, or has tensors
-    of an unsupported kind.
+    of an unsupported kind. ``name`` is the name of the case.
     """
     one, loop = torch.zeros(1, dtype=torch.uint8), []
     loop.append(loop)

@@ -234,10 +234,10 @@ def test_gradients_reach_everything() -> None:
 
 
 def test_a_backend_computes_all_neurons_and_gates_of_a_network_and_its_copies() -> None:
-    """Check that a network, and its copies, compute all neurons and gates by the backend that was
+    """Check that a network and its copies compute all neurons and gates with the backend that was
     set.
 
-    The backend here counts its calls. Another network keeps the default one.
+    The backend here counts its calls. Another network keeps the default backend.
     """
     calls: dict[str, int] = {}
 
@@ -326,9 +326,10 @@ def test_add_trains_and_sends_integers() -> None:
 
 
 def test_without_spikes_every_neuron_is_a_relu() -> None:
-    """Check a network without spikes, in which ReLUs take the place of neurons.
+    """Check that ReLUs take the place of neurons in a network with ``spiking=False``.
 
-    In the stem, the ReLU is combined with max pooling. Images need a single timestep.
+    It is refused for images with several timesteps and for gates other than ADD. For frames, its
+    class scores are the mean over the timesteps.
     """
     add = with_blocks(small_config(), gate="ADD")
     with pytest.raises(ModelError, match=r"timesteps = 3 of equal images .* use 1"):

@@ -84,11 +84,10 @@ def test_output_layer_counts_every_timestep_and_the_bias_once() -> None:
 
 
 def test_bounds_of_bit_planes() -> None:
-    """Check the bounds of a layer that reads pixels, one bit-plane (one bit of each pixel) at a
-    time.
+    """Check that the bounds of a layer that reads pixels cover all its sums and membranes, tightly.
 
-    The sum is doubled before each further bit-plane is added. The bounds must cover all sums,
-    before and after they are doubled, and the membranes of all timesteps.
+    The layer reads one bit-plane (one bit of each pixel) at a time, and doubles its sum before it
+    adds the next one. The sums count before and after they are doubled.
     """
     layer = Layer(
         name="stem",
@@ -125,9 +124,9 @@ def test_bounds_of_bit_planes() -> None:
 
 @pytest.mark.parametrize("output", [False, True])
 def test_every_summand_counts(output: bool) -> None:
-    """Check the bounds of a layer that reads three maps, with shared or separate weights.
+    """Check that the bounds of a layer that reads three maps cover spikes of all three at once.
 
-    In both cases, all three maps may spike at the same time.
+    This must hold whether the maps share weights or have weights of their own.
     """
     weight = np.array([7, -3], np.int8).reshape(1, 1, 1, 1, 2, 1, 1)
     layer = Layer(
@@ -155,7 +154,7 @@ def test_every_summand_counts(output: bool) -> None:
 @pytest.mark.parametrize("output", [False, True])
 @pytest.mark.parametrize("taps", [(2, 1), (1, 1), (2, 3)])
 def test_bounds_of_banks(output: bool, taps: tuple[int, int]) -> None:
-    """Check the bounds of the partial sums that each bank computes from its own input channels.
+    """Check that the bounds of banks are the extremes of the sums over each bank's own channels.
 
     In an output layer, a bank's sum runs over all timesteps.
     """

@@ -109,7 +109,7 @@ def check_answers(network: Network, rng: random.Random) -> bool:
     The device model (:mod:`tests.sw.machine`) runs the compiled network. The golden model
     (:mod:`tests.golden`) computes the network in plain loops.
 
-    Return whether it fits the device and is small enough to be run.
+    Return False if the network was not run, because it does not fit the device or is too large.
     """
     try:
         program = compile_network(network, rng.choice(CONFIGS))

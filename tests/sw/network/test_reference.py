@@ -169,7 +169,7 @@ def test_unsuitable_input_is_refused() -> None:
 
 
 def test_membranes_by_hand() -> None:
-    """Check the membranes of one neuron against values computed by hand.
+    """Check that the membranes and spikes of one neuron are those computed by hand.
 
     Its input spikes at every timestep; the weight is 5, the bias -1 and the threshold 9. Between
     timesteps, the membrane loses a quarter, rounded down. A spike subtracts the threshold.

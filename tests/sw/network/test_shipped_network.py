@@ -37,8 +37,8 @@ def test_network_has_an_unshared_and_a_per_timestep_layer_and_fits() -> None:
 
 
 def test_it_classifies_the_sample() -> None:
-    """Check that the shipped network encodes the shipped images as spikes, and has the data set's
-    labels.
+    """Check that the shipped network has the labels of Fashion-MNIST, and makes spikes of the
+    shipped images.
     """
     network = netfile.load(shipped.NETWORK).network
     split = catalogue.load_samples()

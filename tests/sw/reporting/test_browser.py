@@ -51,7 +51,10 @@ def test_the_page_is_drawn(page: tuple[Path, Path]) -> None:
 
 
 def dom(html: Path, profile: Path) -> str:
-    """Return the page's HTML after a browser has run its scripts, which must log no message."""
+    """Return the HTML of a page after a browser has run its scripts, which must log no message.
+
+    ``profile`` is the folder for the browser's own files.
+    """
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={profile}", "--dump-dom", html.as_uri()]

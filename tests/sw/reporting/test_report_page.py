@@ -230,7 +230,7 @@ def test_histogram_counts_every_weight(bits: int) -> None:
 
 
 def test_intervals() -> None:
-    """Check Wilson's interval against values worked out by hand, for 0, 8 and 10 of 10."""
+    """Check that Wilson's interval has the values worked out by hand, for 0, 8 and 10 of 10."""
     low, high = metrics.wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert metrics.wilson(0, 10)[0] == 0 and metrics.wilson(10, 10)[1] == 1

@@ -68,7 +68,9 @@ def test_permutation_test() -> None:
 
 
 def test_blocked_test() -> None:
-    """Check the differences and p-values of ``blocked_test`` against values counted by hand."""
+    """Check that the differences and p-values of ``blocked_test`` are those counted by hand, and
+    that ``together`` reports them.
+    """
     difference, p = significance.blocked_test((1.0, 2.0), [(2.0, 4.0)])
     assert difference == pytest.approx(1.5) and p == pytest.approx(2 / 4)
     difference, p = significance.blocked_test((1.0, 2.0, 3.0), [(2.0, 3.0, 4.0), (3.0, 4.0, 5.0)])

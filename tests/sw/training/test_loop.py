@@ -82,7 +82,7 @@ def test_a_network_learns_and_the_checkpoint_says_how_well(tmp_path: Path) -> No
 def test_the_run_says_its_time_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Check the line that predicts how long a run takes, computed from the time of one batch.
+    """Check that a run prints once how long it will take, computed from the time of one batch.
 
     A training batch takes 2 s here, and the network's forward pass a third of that.
     """
@@ -472,7 +472,10 @@ def wide_config():
 
 
 def gradients(path: Path | None) -> dict[str, torch.Tensor]:
-    """Return gradients and batch-norm statistics of one step on the first batch, in float64."""
+    """Return gradients and batch-norm statistics of one step on the first batch, in float64.
+
+    They are also written to the file ``path``, unless it is None.
+    """
     torch.manual_seed(3)
     model = SpikingResNet(wide_config()).double().train()
     config = TrainConfig(**{**vars(TWO), "spike_penalty": 0.5})
@@ -779,9 +782,10 @@ def test_a_network_of_relus_learns_and_is_not_exported(tmp_path: Path) -> None:
 
 
 def test_a_teachers_share_of_the_loss() -> None:
-    """Check the part of the loss that compares student and teacher against NumPy.
+    """Check that ``teacher_weight`` is the share of the loss that compares student and teacher.
 
-    It is the Kullback-Leibler divergence, and 0 for a student that equals its teacher.
+    That part is the Kullback-Leibler divergence, which is computed here in NumPy, too. It is 0 for
+    a student that equals its teacher.
     """
     torch.manual_seed(5)
     student = SpikingResNet(small_config()).double().eval()

@@ -82,10 +82,9 @@ def test_timesteps_rise_and_an_interrupted_run_ends_like_a_whole_one(
 
 
 def test_a_network_with_more_timesteps_begins_like_the_one_before() -> None:
-    """Check a network that is extended to more timesteps: spikes of its first timesteps do not
-    change.
+    """Check that a network that is extended to more timesteps keeps the spikes of its first ones.
 
-    New timesteps have the parameters and optimiser state of the last old one.
+    The new timesteps must get the parameters and the optimiser state of the last old timestep.
     """
     before = lived_in(replace(MODEL, timesteps=2))
     optimizer = loop.make_optimizer(before, CONFIG)
