@@ -13,8 +13,8 @@ from tests.shown import require_shown
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 SHAPES = re.compile(r"\b(?:circle|cross|square|triangle) *")
-"""Pattern of class names in output; a network that was trained on another machine may choose
-others."""
+"""Pattern of a class name in output. Tests leave these names out, because a network that was
+trained on another machine may predict other classes."""
 
 
 def steps() -> list[tuple[str, list[str]]]:
