@@ -95,7 +95,8 @@ CRC_BYTES = 4
 STATUS_BYTES = 1
 """Number of bytes of the status, with which a reply's payload begins."""
 GROUP_BYTES = 8
-"""Number of bytes of a group of packed rows, and of groups of a block (:func:`pack_zeros`)."""
+"""Number of bytes of a group of packed rows, and also number of groups of a block
+(:func:`pack_zeros`)."""
 BLOCK_BYTES = GROUP_BYTES * GROUP_BYTES
 """Number of bytes of a block of packed rows."""
 DEFAULT_BAUD = 1_000_000
@@ -105,8 +106,8 @@ BREAK_BAUD = 9600
 """Rate in bits per second at which the host sends a zero byte, which the device receives as a
 break."""
 TRIAL_CYCLES = 1 << 24
-"""Number of clock cycles within which an undamaged frame must arrive at a new rate; 0.4 s at 40
-MHz."""
+"""Number of clock cycles for which a new rate is on trial: 0.4 s at 40 MHz. If no undamaged frame
+arrives in this time, the device falls back to :data:`DEFAULT_BAUD`."""
 
 _END = bytes([END])
 _ESCAPE = bytes([ESCAPE])
@@ -374,7 +375,8 @@ class Header(data.Struct):
     """First shift of the leak (:class:`hw.spec.Leak`)."""
     identity: 16
     no_slot: 6
-    """Initial index of the place for membranes, always 0."""
+    """Initial index of the slot (place for membranes), always 0. The increments of this index are
+    the fields ``slot`` of the levels."""
     n_levels: 4
     """Number of levels (loops) that follow the header. Levels up to ``N_LEVELS`` that are missing
     count as one iteration."""
@@ -399,8 +401,8 @@ class Header(data.Struct):
     0."""
     reset: Reset
     leak_shift2: 4
-    """Second shift of the leak, or 0 if it has only one. A device without
-    :attr:`hw.spec.Config.full_neurons` ignores this shift and the third."""
+    """Second shift of the leak, or 0 if the leak has only one shift. A device without
+    :attr:`hw.spec.Config.full_neurons` ignores the second and the third shift."""
     reserved2: 1
     target: 16
     """Address of the first granule (byte of spikes) of the output map; 0 in an output layer, which
@@ -414,8 +416,8 @@ class Header(data.Struct):
     """Mask of the levels (loops) that go through a pooling window. The spikes of all their
     iterations are ORed."""
     tail_levels: 8
-    """Mask of the levels (loops) that go through groups of output channels. In their last iteration
-    (always, if there are none), the group has only ``tail_lanes`` channels."""
+    """Mask of the levels (loops) that go through groups of output channels. In the last iteration
+    of these levels (or always, if there are none), the group has only ``tail_lanes`` channels."""
     tail_lanes: 8
     last_beat: 8
     """Number of beats (cycles of ``fire_lanes`` neurons each) that the fire unit needs for a group
@@ -433,8 +435,9 @@ class Header(data.Struct):
     """Offset of each piece of a window of spikes, in rows of spike memory, from the address that
     the piece would have in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """For each piece (:data:`hw.spec.PIECE_BITS`) of the inputs that a bank reads in one cycle (a
-    chunk), the index of its first bit's row of weights, relative to that of the chunk."""
+    """For each piece (:data:`hw.spec.PIECE_BITS`) of a chunk (the inputs that a bank reads in one
+    cycle), the row of weights of the piece's first bit, as an offset from the row of the chunk's
+    first bit."""
 
 
 class Descriptor(data.Struct):

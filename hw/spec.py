@@ -63,26 +63,27 @@ arrives."""
 
 FETCH_LATENCY = SPIKE_LATENCY + 1
 """Number of cycles from a slot (one cycle's read of spike memory) until it is known whether the
-inputs that were read (a chunk) include a spike. A chunk with a spike goes to a queue when the next
-one is known; the last chunk of an output position goes there one cycle later."""
+inputs that were read (a chunk) include a spike. A chunk with a spike goes to a queue later, when it
+is known whether it is the last one of its job: as soon as the job has another one, or one cycle
+after the job's last chunk."""
 
 CHUNK_DEPTH = 32
-"""Number of chunks (inputs that a bank reads in one cycle) with a spike that the queue between
-fetch unit and scanner holds."""
+"""Depth of the queue between fetch unit and scanner, in chunks (inputs that a bank reads in one
+cycle) that contain a spike."""
 
 IDENTITY_DEPTH = 64
-"""Number of jobs whose identity spikes a bank holds, if all its weights are on the FPGA
-(:attr:`Config.identity_depth`). A job is one output position, group of output channels and
-timestep; its identity spikes are those of the residual block's shortcut."""
+"""Depth of a bank's queue of identity spikes (those of a residual block's shortcut), in jobs, if
+all weights are on the FPGA (:attr:`Config.identity_depth`). A job is one output position, group of
+output channels and timestep."""
 
 JOB_DEPTH = 64
-"""Number of jobs that the queue in front of the fire unit holds. A job is one output position,
-group of output channels and timestep."""
+"""Depth of the queue in front of the fire unit, in jobs. A job is one output position, group of
+output channels and timestep."""
 
 JOB_ROOM = JOB_DEPTH - 3
-"""Largest number of waiting jobs (output positions, channel groups and timesteps) with which banks
-still read inputs of further jobs. The margin to :data:`JOB_DEPTH` is for jobs that join the queue
-before reading stops."""
+"""Largest length of the fire unit's queue of jobs at which banks still read inputs of further jobs.
+The rest of :data:`JOB_DEPTH` is for jobs that join the queue before reading stops, so that it
+cannot overflow. A job is one output position, channel group and timestep."""
 
 ROOM_LATENCY = 2
 """Number of cycles from a change of a queue's level until it allows or forbids reads of spike
@@ -379,8 +380,9 @@ class Config:
     """1 if the device takes rows in packed form, in which zeros cost little
     (:func:`hw.protocol.pack_zeros`); 0 leaves that logic out."""
     membrane_slots: int = 32
-    """Number of output positions (or groups of channels) that can be computed in turn, with their
-    membranes kept on the FPGA. One such place for membranes is a slot."""
+    """Number of slots, which are places for membranes on the FPGA. A slot keeps the membranes of
+    one output position and channel group from timestep to timestep, while jobs of other positions
+    and groups take turns with it."""
     count_bits: int = 12
     """Width in bits of a loop counter: each of the nested loops has at most ``1 << count_bits``
     iterations.

@@ -30,7 +30,8 @@ an iCE40 reads as zero for the first 3 us, see Amaranth's
 ``LatticeICE40Platform.create_missing_domain``."""
 
 USB_IO_HZ, USB_HZ = 48_000_000, 12_000_000
-"""Clocks of a full-speed USB device: four samples of each bit, and the rate of the bits."""
+"""Clock frequencies of a full-speed USB device: four times the bit rate, to take four samples of
+each bit; and the bit rate."""
 
 
 class Clocks(Elaboratable):

@@ -35,7 +35,8 @@ class Bridge:
     boards: tuple[str, ...]
     """Names of the boards that have this bridge."""
     product: str | None = None
-    """Name that the device gives itself, if its IDs are not its own; None means any."""
+    """Name that the device must report over USB, if other devices have the same IDs; None if any
+    name will do."""
 
 
 BRIDGES = (

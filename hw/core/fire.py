@@ -38,11 +38,10 @@ class _Beat:
     begins: Value
     last: Value
     read_job: Any
-    """Job to which the beat (``fire_lanes`` neurons) belongs, at the stage in which its membranes
-    are read: BR, or B0 if not ``full_neurons``."""
+    """Job of the beat whose membranes are read in this cycle. That beat is at stage BR, or at stage
+    B0 if the device lacks ``full_neurons``."""
     read_index: Value
-    """Index of the beat (``fire_lanes`` neurons) among those of its job, at the same stage as
-    ``read_job``."""
+    """Index in ``read_job`` of the beat whose membranes are read in this cycle."""
 
 
 def _sum(m: Module, a: Value, b: Value, carry: Value, shape: Shape) -> Signal:

@@ -29,7 +29,8 @@ from hw.parts.queue import Queue
 from hw.spec import Config
 
 N_ROWS = 16
-"""Largest number of rows of weights that a bank has requested and not yet added up."""
+"""Largest number of rows of weights that a bank may have requested and not yet added to its
+sums."""
 N_EVENTS = 16
 """Number of events (active inputs, each of which needs a row of weights) that may wait until their
 rows can be requested."""
@@ -37,7 +38,7 @@ EVENTS_IN_FLIGHT = 6
 """Number of free places that the queue of events (active inputs) still has when the scanner is told
 to stop. They are for events that arrive afterwards, and for the delay of the queue itself."""
 N_BEATS = 16
-"""Number of rows of parameters that are stored until the fire unit takes them."""
+"""Number of rows of parameters, one for each beat of a job, that can wait for the fire unit."""
 N_PARAM_JOBS = 64
 """Number of jobs (output positions, channel groups and timesteps) whose parameters may wait to be
 requested."""

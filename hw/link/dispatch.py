@@ -56,13 +56,14 @@ class _CoreState:
     """
 
     in_core: Signal
-    """A run is in progress, or its end has not been taken."""
+    """Whether a run is in progress, or has ended and its end has not been taken."""
     is_done: Signal
-    """A run has ended and its end has not been taken."""
+    """Whether a run has ended and its end has not been taken."""
     is_running: Signal
-    """A run is in progress or waits."""
+    """Whether a run is in progress or waits."""
     same_as_waiting: Value
-    """The request has the tag of the waiting run; the next two compare it with the others."""
+    """Whether the request has the tag of the waiting run. ``same_as_current`` and ``same_as_ended``
+    say the same about the run in progress and the run that ended last."""
     same_as_current: Value
     same_as_ended: Value
 
@@ -76,9 +77,10 @@ class _Packed:
 
     unpacker: Unpacker
     checked: Signal
-    """The request has arrived once, and its packed rows have been checked."""
+    """Whether the request has arrived once, and its packed rows have been checked. It arrives a
+    second time to be executed."""
     sound: Signal
-    """The packed rows decode to the rows that the request names."""
+    """Whether the packed rows decode to exactly the rows that the request addresses."""
 
 
 class Dispatcher(wiring.Component):

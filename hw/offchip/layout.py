@@ -30,7 +30,7 @@ class Place(NamedTuple):
     bank: int
     page: int
     column: int
-    """Index in its page of the row's first word."""
+    """Index of the row's first word in its page."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ from hw.parts.queue import Queue
 from hw.spec import SpecError
 
 COLUMN_DEPTH = 4
-"""Number of requests in the column queue, whose pages are open. While they are served, the page of
-the next request is opened."""
+"""Depth of the column queue, in requests. The page of every request in the queue is open; while
+these requests are served, the page of the next one is opened."""
 ROW_DEPTH = 16
 """Number of rows that a port may have requested and not yet taken. It covers the column queue and
 the latency of the SDRAM, and is the depth of a distributed RAM."""

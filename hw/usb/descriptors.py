@@ -15,11 +15,13 @@ from hw.usb.identity import MANUFACTURER, PRODUCT, PRODUCT_ID, VENDOR_ID
 MAX_PACKET_BYTES = 64
 """Largest packet of a bulk endpoint at full speed (USB 2.0, section 5.8.3)."""
 STATUS_ENDPOINT = 3
-"""Number of the endpoint for notifications, which the class requires; it never sends any."""
+"""Number of the endpoint for notifications. The class CDC-ACM requires it, but the device never
+sends any."""
 DATA_ENDPOINT = 4
 """Number of the endpoints for data in both directions."""
 STATUS_INTERVAL_MS = 255
-"""How often the host asks for notifications. The largest interval leaves most bandwidth to data."""
+"""Time in ms between two requests of the host for notifications. It is the largest that USB allows,
+which leaves most bandwidth to data."""
 
 _CDC, _ABSTRACT_CONTROL_MODEL, _CDC_DATA = 0x02, 0x02, 0x0A
 _LINE_CODING, _SEND_BREAK = 1 << 1, 1 << 2

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from hw.usb.device import SerialDevice
 
 CROSSING_BYTES = 16
-"""Bytes of the queues between the clock domains."""
+"""Depth in bytes of the queues between the clock domains."""
 GATHER_CYCLES = 12
-"""Cycles of 12 MHz for which the last byte of a packet waits for more bytes to follow it: 1 us, so
-that a reply is not split into several packets."""
+"""Number of cycles at 12 MHz (1 us) for which the last byte of a packet is held back, in case more
+bytes follow, so that a reply is not split into several packets."""
 
 USB_HZ = 12e6
 """Frequency of the domain ``usb``."""
 ANSWER_CYCLES = (1, 7)
-"""Cycles of ``usb`` after the end of a packet until the first answer is allowed, and after which
-none is. LUNA's own least number is 2; the transceiver alone takes longer than USB demands."""
+"""First and last cycle of the domain ``usb`` after the end of a packet in which an answer may
+begin. LUNA's own first cycle is 2, for the gap that USB demands between packets. Here 1 is enough,
+because the transceiver alone delays the answer by more than this gap."""
 
 
 class UsbSerialPort(wiring.Component):

@@ -31,9 +31,9 @@ BATCH = 100
 """Number of samples that are simulated at a time."""
 
 FLOATS = {"training_with_aap": "both", "full_spike": "spike", "folded": "folded"}
-"""Fields of :class:`Evaluation` that hold accuracies of float networks, and for each the name of
-the predictions that it measures: a kind of class score (:func:`sw.training.loop.predictions`), or
-``folded``."""
+"""Kinds of predictions of the float networks, by the field of :class:`Evaluation` for their
+accuracy. ``both`` and ``spike`` are kinds of class scores of :func:`sw.training.loop.predictions`;
+``folded`` are the predictions of the folded network."""
 
 
 @dataclass(frozen=True, kw_only=True)

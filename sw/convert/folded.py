@@ -128,7 +128,7 @@ class FloatTrace:
     """Results of running a folded network on N images: logits and, if they were kept, spikes."""
 
     logits: Float
-    """Array (N, n_classes)."""
+    """Logits (N, n_classes)."""
     spikes: dict[str, NDArray[np.uint8]]
     """Spikes (N, T, C, H, W), by name of the map; empty if they were not kept."""
 

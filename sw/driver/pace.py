@@ -14,7 +14,8 @@ BITS_PER_BYTE = 10
 """Number of bits of a byte on the serial line, with start and stop bit."""
 
 MIN_SAMPLES = 100
-"""Number of samples over which the speed is taken. Shorter series of samples are repeated."""
+"""Smallest number of samples from which the speed is computed. A shorter series of samples is
+repeated until it has as many."""
 
 
 @dataclass(frozen=True, kw_only=True)

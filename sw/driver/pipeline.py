@@ -42,7 +42,7 @@ RUN_TIMEOUT_S = 60.0
 """Longest time in seconds that a run may take, also on a virtual board."""
 
 N_RUNS_IN_DEVICE = 2
-"""Number of runs that the device holds: one in progress and one that waits."""
+"""Largest number of runs in the device at a time: one in progress, and one that waits."""
 
 
 @dataclass(eq=False)

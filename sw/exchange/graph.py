@@ -124,7 +124,7 @@ class FireNode:
     """
 
     threshold: Float
-    """Thresholds, whose shape broadcasts to (C, H, W). They hold for membranes that start at 0 and
+    """Thresholds, whose shape broadcasts to (C, H, W). They apply to membranes that start at 0 and
     inputs that are not scaled; readers convert the thresholds of other neurons
     (:mod:`sw.exchange.assembly`)."""
     strict: bool
