@@ -183,8 +183,8 @@ class Space(enum.IntEnum):
     in ``Config.counter_rows`` rows. Read-only."""
     OFFCHIP = 5
     """Rows as long as those of WEIGHT, in memory outside the FPGA, on devices that have it
-    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. It holds rows of
-    weights, or rows of parameters, each of which takes ``Config.param_chunks`` rows."""
+    (:func:`spaces`). Row ``r`` is row ``r // banks`` of bank ``r % banks``. A row of weights takes
+    one of these rows, a row of parameters ``Config.param_chunks``."""
 
 
 WRITABLE = frozenset({Space.WEIGHT, Space.PARAM, Space.SPIKE, Space.OFFCHIP})

@@ -151,8 +151,11 @@ def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> byte
 
 
 def dat(found: np.ndarray, size: tuple[int, int] | None = (480, 640), version: int = 2) -> bytes:
-    """Encode events as a ``.dat`` file of Prophesee; ``size`` is (height, width), None for no
-    size."""
+    """Encode events as a ``.dat`` file of Prophesee.
+
+    The header states the sensor's ``size`` (height, width), unless that is None, and the
+    ``version`` of the format.
+    """
     header = f"% Data file containing CD events\n% Version {version}\n"
     header += f"% Width {size[1]}\n% Height {size[0]}\n" if size else ""
     body = b"".join(

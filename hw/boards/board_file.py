@@ -79,9 +79,10 @@ class Board:
     part: str = ""
     """Name of the FPGA in the vendor's tool."""
     luts: int | None = None
-    """Number of LUTs (Xilinx) or ALMs (Intel) of the FPGA, if the file says so."""
+    """Number of LUTs (Xilinx) or ALMs (Intel) of the FPGA; None if the file does not say it."""
     block_ram_kbit: int | None = None
-    """Total size of the FPGA's block RAM in units of 1,024 bits, if the file says so."""
+    """Total size of the FPGA's block RAM in units of 1,024 bits; None if the file does not say
+    it."""
     clock_hz: int
     """Frequency in Hz at the clock pin. If it is not ``config.clk_hz``, the top module that is
     written for the board contains a PLL."""

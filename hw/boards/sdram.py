@@ -28,8 +28,8 @@ clock."""
 FIXED = ("clk_en", "cs", "dqm")
 """Pins of a chip that a board may have wired to a fixed level."""
 READ_LATENCY = 2
-"""Number of cycles by which registers in the I/O cells delay commands to the chip and data from it,
-together."""
+"""Number of cycles that registers in the I/O cells add to a read: they delay the command to the
+chip, and the data from it."""
 
 
 def sdram_memory(config: Config) -> SdramMemory | None:

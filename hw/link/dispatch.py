@@ -56,9 +56,10 @@ class _CoreState:
     """
 
     in_core: Signal
-    """Whether a run is in progress, or has ended and its end has not been taken."""
+    """Whether a run is in progress, or has ended but its result has not been taken from the
+    core."""
     is_done: Signal
-    """Whether a run has ended and its end has not been taken."""
+    """Whether a run has ended but its result has not been taken from the core."""
     is_running: Signal
     """Whether a run is in progress or waits."""
     same_as_waiting: Value

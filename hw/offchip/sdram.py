@@ -31,8 +31,8 @@ COLUMN_DEPTH = 4
 """Depth of the column queue, in requests. The page of every request in the queue is open; while
 these requests are served, the page of the next one is opened."""
 ROW_DEPTH = 16
-"""Number of rows that a port may have requested and not yet taken. It covers the column queue and
-the latency of the SDRAM, and is the depth of a distributed RAM."""
+"""Largest number of rows that a port may have requested and not yet taken. It suffices for the
+requests in the column queue and in the SDRAM's latency, and is the depth of a distributed RAM."""
 QUEUE_LATENCY = 2
 """Smallest number of cycles from adding a request to the column queue until its first command."""
 

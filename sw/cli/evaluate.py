@@ -64,7 +64,8 @@ class Evaluation:
     quantised: dict[str, float]
     """Accuracy of the integer network, by the width of its weights in bits."""
     n_argmax_differences: int
-    """Number of images that training and folded network, in float64, classify differently."""
+    """Number of images that the training network and the folded network, both in float64, classify
+    differently."""
     n_spike_differences: int
     """Number of spikes that differ between training and folded network, over all layers."""
     max_logit_difference: float

@@ -29,7 +29,8 @@ from sw.shipped import NETWORK
 VIRTUAL = "sim"
 """Value of ``--board`` for the virtual board, a simulation of the gateware."""
 FIND = "auto"
-"""Value of ``--board`` given without a port: search the USB serial ports of known boards."""
+"""Value of ``--board`` if the option is given without a port; the USB serial ports are then
+searched for known boards."""
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

@@ -42,7 +42,8 @@ class LayerReport:
     fan_in: int
     """Number of inputs of a neuron whose kernel window lies inside the map."""
     n_synapses: int
-    """Number of pairs of an input and a neuron over all timesteps, without the padding."""
+    """Number of pairs of an input and a neuron that reads it, counted in every timestep; the
+    padding does not count."""
     n_weights: int
     unshared: bool
     """Whether every position has weights of its own."""

@@ -70,8 +70,8 @@ def line(port: str) -> Iterator[serial.Serial]:
 
 @contextmanager
 def fast_line(port: str) -> Iterator[serial.Serial]:
-    """Open a serial port at the board's highest rate without the driver; the reset is acknowledged
-    by an ABORT."""
+    """Open a serial port without the driver, acknowledge the board's reset with an ABORT, and set
+    the board's highest rate."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
         opened.write(b"\0")
         opened.flush()

@@ -124,6 +124,13 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 class Case:
     """Layer to run, and stalls of the units that are connected to the fetch unit.
 
+    A job has at least ``n_chunks[0]`` and less than ``n_chunks[1]`` chunks. A window of spike
+    memory has no spike with probability ``1 - density``; chunks with an index in ``silent_chunks``
+    have none. All chunks of a job are silent with probability ``after_planes``. ``feed_stall`` and
+    ``scan_stall`` are probabilities: that in a cycle no chunk is requested, or that the scanner
+    takes none. The scanner takes the first chunk after ``scan_sleeps`` cycles. ``host_reads`` is
+    the number of bytes that the host reads meanwhile.
+
     Slots arrive ``bank`` cycles later than in bank 0. After ``abort_after`` chunks the layer is
     aborted and begins again.
     """

@@ -537,7 +537,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:
-    """Check that a job begins only when its sums are available, too."""
+    """Check that a job does not begin before its sums are available."""
     config = build(4)
     dut = FireUnit(config)
 

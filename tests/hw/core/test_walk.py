@@ -27,7 +27,11 @@ class Case:
     """Layer to run, and stalls of the units that are connected to the walk
     (:class:`hw.core.walk.Walk`).
 
-    ``room_stall`` is the probability that the banks have no room in a cycle.
+    A job has at least ``n_chunks[0]`` and less than ``n_chunks[1]`` chunks. ``feed_stall``,
+    ``room_stall`` and ``fire_stall`` are probabilities: that in a cycle the loop nest offers no
+    step, the banks have no room, or the fire unit takes no job. The fire unit takes the first job
+    after ``fire_sleeps`` cycles. ``host_reads`` is the number of bytes that the host reads
+    meanwhile.
     """
 
     seed: int
@@ -202,7 +206,8 @@ def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None
 
 @pytest.mark.parametrize("banks", [1, 2, 8])
 def test_any_number_of_banks(banks: int) -> None:
-    """Check cores of 1 to 8 banks, in which the host reads a byte of one bank at a time."""
+    """Check the slots and jobs of cores with 1, 2 and 8 banks, while the host reads bytes of one
+    bank at a time."""
     config = replace(CONFIG, lanes=64, banks=banks)
     assert dict(granule_layout(config))["banks"].shape == banks
     case = Case(seed=banks, gated=True, host_reads=40, room_stall=0.2, fire_stall=0.2)
