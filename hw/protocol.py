@@ -435,9 +435,9 @@ class Header(data.Struct):
     """Offset of each piece of a window of spikes, in rows of spike memory, from the address that
     the piece would have in a contiguous window."""
     piece_weights: data.ArrayLayout(8, N_PIECES)
-    """For each piece (:data:`hw.spec.PIECE_BITS`) of a chunk (the inputs that a bank reads in one
-    cycle), the row of weights of the piece's first bit, as an offset from the row of the chunk's
-    first bit."""
+    """Row of weights of the first bit of each piece, as an offset from the row of the chunk's first
+    bit. A chunk is the inputs that a bank reads in one cycle; it consists of pieces of
+    :data:`hw.spec.PIECE_BITS` bits."""
 
 
 class Descriptor(data.Struct):

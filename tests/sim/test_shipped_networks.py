@@ -30,7 +30,8 @@ CHECKPOINTS = sorted(shipped.CHECKPOINTS.glob("*.pt"))
 
 
 def samples(path: Path) -> np.ndarray:
-    """Return at least 200 samples (images or recordings) for the network in the file ``path``."""
+    """Return samples for the network in the checkpoint ``path``: the shipped images for
+    Fashion-MNIST, the samples in the checkpoint for any other data set."""
     values = checkpoint.load(path)
     if values["data"]["name"] == "fashion-mnist":
         return catalogue.load_samples().images
@@ -47,9 +48,10 @@ def fits(path: Path, config: Config) -> bool:
 
 
 def check(path: Path, weight_bits: int, n_images: int, n_maps: int, device: str = "sim") -> None:
-    """Run all images on a virtual board and compare them with the integer reference.
+    """Run the first ``n_images`` samples on a virtual board and compare them with the integer
+    reference.
 
-    Predictions, logits and spike counts are compared for all images; for the first ``n_maps`` also
+    Predictions, logits and spike counts are compared for all of them; for the first ``n_maps`` also
     all spikes and the cycles of each layer. The driver waits a minute for a reply, because the
     machine may be busy.
     """
