@@ -62,7 +62,7 @@ def readable(docstring: str) -> str:
 
 
 def entry_points() -> list[str]:
-    """Return the modules that hold nothing but the call of a command."""
+    """Return the names of the modules that only call a command; they get no page."""
     paths = [path for part in ("hw", "sw") for path in (ROOT / part).glob("*.py")]
     return [
         f"{path.parent.name}.{path.stem}"

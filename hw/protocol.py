@@ -107,8 +107,8 @@ BREAK_BAUD = 9600
 """Rate in bits per second at which the host sends a zero byte, which the device receives as a
 break."""
 TRIAL_CYCLES = 1 << 24
-"""Number of clock cycles within which an undamaged frame must arrive at a new rate; 0.4 s at 40
-MHz."""
+"""Number of clock cycles for which a new rate is on trial: 0.4 s at 40 MHz. If no undamaged frame
+arrives in this time, the device falls back to :data:`DEFAULT_BAUD`."""
 
 _END = bytes([END])
 _ESCAPE = bytes([ESCAPE])
@@ -404,8 +404,8 @@ class Header(data.Struct):
     and the other bits are always 0."""
     reset: Reset
     leak_shift2: 4
-    """Second shift of the leak, or 0 if it has only one. A device without
-    :attr:`hw.spec.Config.full_neurons` ignores this shift and the third."""
+    """Second shift of the leak, or 0 if the leak has only one shift. A device without
+    :attr:`hw.spec.Config.full_neurons` ignores the second and the third shift."""
     reserved2: 1
     target: 16
     """Address of the first granule (byte of spikes) of the output map; 0 in an output layer, which

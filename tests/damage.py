@@ -10,12 +10,12 @@ import numpy as np
 
 
 def damaged_arrays() -> list[bytes]:
-    """Return contents of damaged ``.npz`` and ``.npy`` files, one for each way in which NumPy
-    fails.
+    """Return contents of damaged ``.npz`` and ``.npy`` files, one for each way in which NumPy fails
+    to read one.
 
     They are an empty file, text, a truncated archive, an archive of an unknown version, one that is
-    marked as encrypted, one with broken data, and arrays whose header is not Python or claims a
-    size beyond any memory.
+    marked as encrypted, one with broken data, and two ``.npy`` files: the header of one is no
+    Python literal, the other claims a size beyond any memory.
     """
     archive = io.BytesIO()
     np.savez_compressed(archive, images=np.arange(1000))

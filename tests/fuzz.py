@@ -1,7 +1,8 @@
 """Random edits of files and messages, for tests that readers raise only Spikefold's own exceptions.
 
-Each round has a seed of its own, which is printed if the round fails. ``FUZZ_SEED=N`` makes the
-first round of every fuzzer use seed N, and so repeats it.
+Each round has a seed of its own, which is printed if the round fails. To repeat the round with seed
+N, run the test with ``FUZZ_SEED=N`` in the environment: the first round of every fuzzer then uses
+this seed.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ STRANGE: tuple[Any, ...] = (
 def rounds(n: int, seed: int | None = 0) -> Iterator[tuple[random.Random, contextlib.ExitStack]]:
     """Yield a random generator for each of ``n`` rounds, and a context in which to run the round.
 
-    An exception in the context gets a note with the seed. A round that takes longer than
-    :data:`ROUND_S` raises one. The first seed is ``seed``; None stands for a different one every
-    time.
+    The context adds the seed to an exception, and raises one itself if the round takes longer than
+    :data:`ROUND_S`. The first round has the seed ``seed``, each further one the next integer. If
+    ``seed`` is None, the first seed is random.
     """
     first = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
     if seed is not None and "FUZZ_SEED" not in os.environ:

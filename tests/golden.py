@@ -20,8 +20,8 @@ def _pick(array: np.ndarray, *indices: int) -> np.ndarray:
 def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
     """Return the spikes (T, O, H', W') of a layer, or the logits (O,) of an output layer.
 
-    ``source`` is the layer's input (T, C, H, W), and ``identity`` the shortcut's spikes, if it has
-    a gate.
+    ``source`` is the layer's input (T, C, H, W). ``identity`` holds the spikes of the residual
+    block's shortcut if the layer has a gate, and is None if it has none.
     """
     timesteps, _, _, _ = source.shape
     pad_y, pad_x = layer.padding
@@ -77,9 +77,9 @@ def run_layer(layer: Layer, source: np.ndarray, identity: np.ndarray | None) -> 
 
 
 def inputs_of(layer: Layer, maps: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the input (T, C, H, W) of a layer that reads one or several maps.
+    """Return the input (T, C, H, W) of a layer, from the spikes of all maps by name.
 
-    Several maps are added up, or their channels are concatenated.
+    If the layer reads several maps, they are added up or their channels are concatenated.
     """
     parts = [maps[name] for name in (layer.source, *layer.addends)]
     return np.concatenate(parts, axis=1) if layer.stacked else sum(parts[1:], parts[0])

@@ -20,10 +20,12 @@ from sw.network.network import IMAGE, INPUT, Layer, Network, Shape, conv_size
 
 CHANNELS = (1, 2, 3, 8, 12, 16, 24)
 GRANULARITIES = ("shared", "element", "per-timestep", "element per-timestep", "mixed")
-"""Choices for the axes along which weights and biases differ. "mixed" decides for each axis
-separately, also for those of the kernel."""
+"""Choices for the axes along which a layer's weights and biases differ: none, positions
+("element"), timesteps, or both. "mixed" chooses timesteps, rows and columns independently, and may
+also share weights along the kernel's axes."""
 MAX_WEIGHTS = 40_000
-"""Largest number of weights in a layer. With more, weights are shared along further axes."""
+"""Largest number of weights in a layer; a layer that would have more shares weights along further
+axes."""
 MAX_PARAM = signed_range(16)[1]
 CALIBRATION_DENSITY = 0.3
 
@@ -169,8 +171,12 @@ class _Maker:
         maps: dict[str, NDArray[np.int64]],
         encoder: bool = False,
     ) -> tuple[Layer, NDArray[np.int64]]:
-        """Return a random layer of spiking neurons, and the spikes that it computes from
-        ``maps``."""
+        """Return a random layer of spiking neurons, and the spikes (N, T, O, H', W') that it
+        computes from ``maps``.
+
+        ``name`` is the layer's name, and ``reads`` says which of ``maps`` it reads. An ``encoder``
+        is an image network's first layer: it has shared 8-bit weights and no gate.
+        """
         rng = self.rng
         source = reads.input(maps)
         shape: Shape = maps[reads.names[0]].shape[2:]  # type: ignore[assignment]
@@ -246,8 +252,8 @@ class _Maker:
         return layer, _join(layer, spikes, maps)
 
     def reads(self, name: str, maps: dict[str, NDArray[np.int64]]) -> Reads:
-        """Choose at random what a layer reads: the map ``name`` alone, or several maps of its
-        shape."""
+        """Choose at random which maps a layer reads: ``name`` alone, or ``name`` and further maps
+        of the same shape."""
         rng = self.sum_rng
         others = [n for n, x in maps.items() if n != name and x.shape == maps[name].shape]
         if not others or rng.random() >= self.sums:
@@ -276,8 +282,10 @@ class _Maker:
         )
 
     def _axis(self, size: int, same: bool) -> tuple[int, int, int]:
-        """Choose kernel size, stride and padding of one axis at random; ``same`` keeps the axis's
-        size."""
+        """Return a random kernel size, stride and padding for an axis of ``size`` positions.
+
+        If ``same``, the layer's output has the same size along this axis.
+        """
         rng = self.rng
         kernel = int(rng.choice((1, 3, 5), p=(0.25, 0.6, 0.15)))
         if same:

@@ -104,8 +104,9 @@ def streams(*kinds: str, size: tuple[int, int] = (260, 346)) -> str:
 def aedat4_header(description: str, compression: int = 0, table_at: int = -1) -> bytes:
     """Encode the header of an AEDAT 4.0 file, a FlatBuffer.
 
-    It has the kind of compression, the position of the table of packets, and the description of the
-    streams.
+    ``description`` is the XML description of the streams. ``compression`` is the format's code for
+    the kind of compression, 0 for none. ``table_at`` is the position of the table of packets in the
+    file, in bytes, or -1 without a table.
     """
     text = description.encode()
     # 0 root, 4 identifier, 8 offsets of fields, 20 table: offsets, text, position, compression; 40
@@ -118,8 +119,11 @@ def aedat4_header(description: str, compression: int = 0, table_at: int = -1) ->
 def aedat4_packet(
     found: np.ndarray, stream: int = 0, compress: Callable[[bytes], bytes] = bytes
 ) -> bytes:
-    """Encode events as a packet of an AEDAT 4.0 file: number of the stream, size, and a
-    FlatBuffer."""
+    """Encode events as a packet of an AEDAT 4.0 file.
+
+    The packet is the number of the stream, the size in bytes, and a FlatBuffer of the events, which
+    the function ``compress`` compresses.
+    """
     data = b"".join(struct.pack("<qhhB3x", *row) for row in rows_of(found))
     # 0 root, 4 identifier, 8 offsets of fields, 16 table: offsets, vector; 24 length, 28 events
     body = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 24 - 20, len(found)) + data
@@ -129,7 +133,11 @@ def aedat4_packet(
 
 def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> bytes:
     """Encode events as iniVation's DV does, in AEDAT 4.0, with a stream of events and one of motion
-    data."""
+    data.
+
+    ``compression`` is the format's code: 0 for none, 1 or 2 for LZ4, another number for Zstandard.
+    A packet has ``per_packet`` events.
+    """
     compress: Callable[[bytes], bytes] = bytes
     if compression in (1, 2):
         compress = importlib.import_module("lz4.frame").compress
@@ -143,8 +151,11 @@ def aedat4(found: np.ndarray, compression: int = 0, per_packet: int = 9) -> byte
 
 
 def dat(found: np.ndarray, size: tuple[int, int] | None = (480, 640), version: int = 2) -> bytes:
-    """Encode events as a ``.dat`` file of Prophesee; ``size`` is (height, width), None for no
-    size."""
+    """Encode events as a ``.dat`` file of Prophesee.
+
+    The header states the sensor's ``size`` (height, width), unless that is None, and the
+    ``version`` of the format.
+    """
     header = f"% Data file containing CD events\n% Version {version}\n"
     header += f"% Width {size[1]}\n% Height {size[0]}\n" if size else ""
     body = b"".join(
@@ -198,7 +209,8 @@ def evt21(found: np.ndarray, order: str = "little") -> bytes:
 def evt3(found: np.ndarray, vectors: bool = False) -> bytes:
     """Encode events in Prophesee's format EVT 3.0, as a ``.raw`` file.
 
-    With ``vectors``, each event is a vector of one event.
+    With ``vectors``, each event is encoded as a vector: words of 12 or 8 bits, one bit per pixel,
+    in which only the event's bit is set.
     """
     words: list[int] = []
     time = None

@@ -21,7 +21,7 @@ def require_shown(shown: Sequence[str], printed: Sequence[str], *, mask: bool) -
 
     Parameters
     ----------
-    mask : do not compare numbers and alignment.
+    mask : whether to ignore differences in numbers and alignment.
     """
     shown, printed = (
         [masked(line) if mask and line.strip() != SHORTENED else line.rstrip() for line in lines]

@@ -24,9 +24,11 @@ CLOCK_PERIOD = 1e-6
 
 
 async def wait_until(ctx, condition, value=0):
-    """Wait for a clock edge at which ``condition`` is high; return ``value`` just before it.
+    """Wait for a clock edge at which ``condition`` is high; return the value that the signal
+    ``value`` has just before it.
 
-    Unlike ``ctx.tick().until()``, it gives no warning if the simulation ends while it waits.
+    If ``value`` is None, the value of ``condition`` is returned. Unlike ``ctx.tick().until()``,
+    this function gives no warning if the simulation ends while it waits.
     """
     while True:
         _, _, met, sampled = await ctx.tick().sample(
@@ -124,6 +126,8 @@ def simulate(
     vcd: Path | None = None,
 ) -> None:
     """Simulate ``dut`` until all benches have ended; ``background`` benches need not end.
+
+    If ``vcd`` is given, the waveforms are written to this file.
 
     Raises
     ------

@@ -47,8 +47,8 @@ TOOLS = {
     for group in ("lint", "build", "docs")
     for text in EXTRAS[group]
 }
-"""Packages with programs that are not imported; only `make lint`, `make bitstreams` and `make docs`
-install them."""
+"""Packages that only `make lint`, `make bitstreams` and `make docs` install. No file has to import
+them, because some are used only as programs."""
 BUILT = {"__pycache__", ".venv", "build", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SW_MAY_IMPORT = (
     "hw.spec",

@@ -13,8 +13,8 @@ from tests.shown import require_shown
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 SHAPES = re.compile(r"\b(?:circle|cross|square|triangle) *")
-"""Pattern of class names in output; a network that was trained on another machine may choose
-others."""
+"""Pattern of a class name in output. Predicted classes are not compared, because a network that was
+trained on another machine may predict others."""
 
 
 def steps() -> list[tuple[str, list[str]]]:
@@ -36,7 +36,8 @@ def library_use() -> str:
 
 
 def lines(text: list[str]) -> list[str]:
-    """Return lines of output without class names and without numbers that depend on training."""
+    """Return lines of output in which ``shape`` replaces the class names that a network on a board
+    has predicted."""
     return [SHAPES.sub("shape ", line) if line.startswith("device:") else line for line in text]
 
 

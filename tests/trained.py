@@ -23,8 +23,9 @@ contains it."""
 def small_config(**changes: object) -> ModelConfig:
     """Return the configuration of a small network that uses many features.
 
-    It has all three spatial granularities of weights, static and per timestep, an unshared strided
-    convolution, three gates, and maps that are not square.
+    Its weights are shared by layer, by channel, or not at all (``element``), both with and without
+    weights per timestep. It also has a strided convolution with unshared weights, three kinds of
+    gate, and maps that are not square.
     """
     values: dict = {
         "timesteps": 3,
@@ -87,9 +88,10 @@ KEEP_SOFT = NeuronConfig(leak="KEEP", leak_shift=1, reset="SOFT", threshold=0.75
 
 
 def a_checkpoint(path: Path, **changes: Any) -> Path:
-    """Write the checkpoint of a small random network of mixed granularity, and return its path.
+    """Write the checkpoint of a small random network, and return its path.
 
-    ``changes`` replace values of the checkpoint.
+    Some of the network's layers have shared weights, others have weights for each position and
+    timestep. ``changes`` replace values of the checkpoint.
     """
     torch.manual_seed(CHECKPOINT_SEED)
     config = ModelConfig(

@@ -29,8 +29,8 @@ SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in FILES.glob(f"*{SUF
 MAX_BYTES = 1 << 16
 """Largest size of a board file; a real one has about one kilobyte."""
 MAX_BAUD_ERROR = 0.02
-"""Largest relative error of the serial line's rate. The device divides its clock by an integer; a
-UART with 8 data bits tolerates about twice this."""
+"""Largest accepted relative error of the serial line's rate, which the device derives from its
+clock by an integer divisor. A UART with 8 data bits tolerates about twice this error."""
 TOOLS = ("vivado", "quartus")
 """Vendor tools for which constraints and scripts can be generated."""
 
@@ -74,7 +74,8 @@ class Board:
     config: Config
     """Configuration of the core, which has the same name as the board."""
     tool: str | None = None
-    """One of :data:`TOOLS`. None means that only Verilog is written, and no pins are needed."""
+    """Vendor tool for which constraints and a script are written, one of :data:`TOOLS`. If it is
+    None, only Verilog is written, and the board needs no pins."""
     part: str = ""
     """Name of the FPGA in the vendor's tool."""
     luts: int | None = None
@@ -88,9 +89,9 @@ class Board:
     reset: Pin | None = None
     """Button that resets the device; None if the board has none."""
     rx: Pin | None = None
-    """Pin on which the FPGA receives."""
+    """Pin on which the FPGA receives serial data."""
     tx: Pin | None = None
-    """Pin on which the FPGA sends."""
+    """Pin on which the FPGA sends serial data."""
     led: Pin | None = None
     """LED that shows activity; None if the board has none."""
     io_standard: str = ""

@@ -25,8 +25,8 @@ from hw.boards.pll import MHZ, Ecp5Pll, GowinPll, Ice40Pll, ecp5_pll, gowin_pll,
 from hw.spec import SpecError
 
 RESET_SECONDS = 20e-6
-"""Length of the reset, from the moment at which the PLL has locked. The block RAM of
-an iCE40 reads as zero for the first 3 us, see Amaranth's
+"""Length of the reset, from the moment at which the PLL has locked. It must exceed 3 us, because
+the block RAM of an iCE40 reads as zero for so long, see Amaranth's
 ``LatticeICE40Platform.create_missing_domain``."""
 
 USB_IO_HZ, USB_HZ = 48_000_000, 12_000_000

@@ -38,8 +38,8 @@ class _Beat:
     begins: Value
     last: Value
     read_job: Any
-    """Job to which the beat (``fire_lanes`` neurons) belongs, at the stage in which its membranes
-    are read: BR, or B0 if not ``full_neurons``."""
+    """Job of the beat whose membranes are read in this cycle. That beat is at stage BR, or at stage
+    B0 if the device lacks ``full_neurons``."""
     read_index: Value
     """Index of the beat (``fire_lanes`` neurons) among the beats of its job, at the same stage as
     ``read_job``."""

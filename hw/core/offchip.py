@@ -29,7 +29,8 @@ from hw.parts.queue import Queue
 from hw.spec import Config
 
 N_ROWS = 16
-"""Largest number of rows of weights that a bank has requested and not yet added up."""
+"""Largest number of rows of weights that a bank may have requested and not yet added to its
+sums."""
 N_EVENTS = 16
 """Largest number of events (active inputs, each of which needs a row of weights) that may wait
 until their rows can be requested."""

@@ -83,7 +83,7 @@ class Registers:
     row_data: Signal
     """Row that is being received or sent, lowest byte first."""
     at: Signal
-    """Index of the byte that is next in a row, or in the contents of a reply."""
+    """Index of the next byte to receive or send: in a row, or in the contents of a reply."""
 
     waiting: Signal
     """Parameters of the run (inference) that starts when the core becomes free."""

@@ -29,7 +29,7 @@ from sw.network.encoder import InputError
 from sw.network.network import Layer, Network
 
 GOAL = 0.9
-"""Share of the line that loading and streaming should reach."""
+"""Share of the line's rate that loading and streaming should use, from 0 to 1."""
 TIMESTEPS = 4
 SHAPE = (2, 32, 32)
 """Shape (C, H, W) of an input frame: with 4 timesteps, a sample is 1 KiB of spikes."""

@@ -130,8 +130,8 @@ class _Compiler:
         """Name of the map that the host writes."""
         everything = series_of_maps(shapes, self.layers)
         self.moved = next(series for series in everything if self.host_map in series)
-        """Names of the maps that have two regions, if there is room: the host's map, and those that
-        layers read together with it."""
+        """Names of the maps that get a second region of spike memory, if there is room: the host's
+        map, and all maps that layers read together with it."""
         n_moved = sum(self.placements[name].n_bits for name in self.moved)
         first = self.placements[self.host_map]
         self.inputs: tuple[Placement, ...] = (first,)

@@ -20,11 +20,11 @@ N_PREDICTED = 40
 """Largest number of images whose cycles are predicted. Their mean then has a standard error of
 about 1 %, because the cycles of single images differ by some 5 %."""
 PJ_PER_ACCUMULATION = 0.9
-"""Energy of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the convention of
-the literature on spiking networks. It is not a measurement of this device."""
+"""Energy in pJ of an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC 2014), the
+convention of the literature on spiking networks. It is not a measurement of this device."""
 PJ_PER_MULTIPLICATION = 4.6
-"""Energy of a multiplication and an addition in 32-bit floating point at 45 nm (Horowitz, ISSCC
-2014)."""
+"""Energy in pJ of a multiplication and an addition in 32-bit floating point at 45 nm (Horowitz,
+ISSCC 2014)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ class LayerReport:
     fan_in: int
     """Number of inputs of a neuron whose kernel window lies inside the map."""
     n_synapses: int
-    """Number of pairs of an input and a neuron over all timesteps, without the padding."""
+    """Number of pairs of an input and a neuron that reads it, counted in every timestep; the
+    padding does not count."""
     n_weights: int
     unshared: bool
     """Whether every position has weights of its own."""

@@ -49,7 +49,7 @@ OFFCHIP_LATENCY = 24
 up."""
 
 OFFCHIP_OVERHEAD = 1.02
-"""Estimate for the bus of the memory outside the FPGA: how many cycles it is busy for each cycle in
+"""Estimated number of cycles in which the bus of the memory outside the FPGA is busy, per cycle in
 which it brings data. The additional cycles are for refresh, and for those changes of the memory's
 open page that delay data."""
 

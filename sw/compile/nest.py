@@ -24,7 +24,8 @@ from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Number of values of a granule address in a descriptor, which has 16 bits and wraps around."""
+"""Number of different granule addresses: an address in a descriptor has 16 bits, and wraps
+around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class LayerContext:
     pixels: bool
     """Whether the layer reads the bit-planes of an image."""
     pixel_bits: int
-    """Width of the image's pixels. If it is less than the number of bit-planes, the highest of them
-    are 0."""
+    """Width of the image's pixels in bits. If it is less than the number of bit-planes, the highest
+    bit-planes are 0."""
 
     @property
     def input_max(self) -> int:

@@ -55,8 +55,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 MAX_STEPS = 30_000
-"""Largest number of steps of a search for an order of a series, which take up to a few seconds.
-All orders of 7 maps take fewer."""
+"""Largest number of steps in the search for an order of the maps of a series, which takes up to a
+few seconds. To try all orders of 7 maps takes fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:

@@ -44,8 +44,9 @@ class Scales:
     weight_bits: int
     param_bits: int
     thresholds: dict[str, NDArray[np.int32]]
-    """Integer thresholds (y|1, x|1, o), by name of the layer. A neuron's scale is its float
-    threshold divided by its integer threshold."""
+    """Integer thresholds (y|1, x|1, o), by name of the layer. The axis of rows y or columns x has
+    length 1 if thresholds are shared along it. A neuron's scale is its float threshold divided by
+    its integer threshold."""
     output: float
     """Scale of the output layer, shared by all its classes."""
 
@@ -128,7 +129,7 @@ class FloatTrace:
     """Results of running a folded network on N images: logits and, if they were kept, spikes."""
 
     logits: Float
-    """Array (N, n_classes)."""
+    """Logits (N, n_classes)."""
     spikes: dict[str, NDArray[np.uint8]]
     """Spikes (N, T, C, H, W), by name of the map; empty if they were not kept."""
 

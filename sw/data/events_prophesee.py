@@ -19,8 +19,8 @@ _SENSORS = {
     r"gen3\d?": (480, 640),
     r"gen4\d?|imx636|imx646": (720, 1280),
 }
-"""(height, width) of a sensor by the name of the camera's plugin, for files that do not say the
-size."""
+"""(height, width) of a sensor, by a regular expression for the name of the camera's plugin. It is
+used if a file does not say the size."""
 _DAT_TYPES = (0, 12)
 """Type numbers of ``.dat`` files that hold events of pixels."""
 _MAX_OUTSIDE = 0.01

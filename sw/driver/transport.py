@@ -41,7 +41,8 @@ from sw.driver.errors import (
 )
 
 MAX_IN_FLIGHT = 64
-"""Largest number of unanswered requests, far below the number of sequence numbers."""
+"""Largest number of unanswered requests. It is far below 256, the number of sequence numbers, so
+that no two unanswered requests have the same one."""
 
 MAX_BYTES_IN_FLIGHT = 32768
 """Largest total size of unanswered requests in bytes, if the device executes each of them as fast

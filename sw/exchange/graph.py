@@ -130,7 +130,8 @@ class FireNode:
     and inputs that are not scaled; readers convert the thresholds of other neurons
     (:mod:`sw.exchange.assembly`)."""
     strict: bool
-    """Whether neurons fire only above their threshold; otherwise they also fire at it."""
+    """Whether a membrane must be above the threshold for the neuron to fire. If false, a membrane
+    equal to the threshold suffices."""
     leak: Leak = Leak.NONE
     leak_shift: int = 0
     finer_shifts: tuple[int, ...] = ()

@@ -46,7 +46,7 @@ LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
 The device leaks by shifts only. Before export, :func:`sw.model.resnet.round_leaks` replaces a
-trained leak by the nearest leak of this kind.
+trained leak by the nearest leak that the device has.
 """
 
 

@@ -209,7 +209,8 @@ class Scaled:
     def __init__(self, spikes: Tensor, coefficient: Coefficient):
         self.coefficient = coefficient
         self.values = spikes if coefficient.by_channel else coefficient(spikes)
-        """The spikes, already multiplied by their factors if these differ within a channel."""
+        """The spikes. If the factors differ within a channel, the spikes are multiplied by them
+        here; if each channel has one factor, :meth:`through` multiplies the weights instead."""
 
     def through(self, conv: nn.Conv2d) -> Tensor:
         """Return the output of a convolution (without bias) that reads the scaled spikes."""

@@ -36,8 +36,7 @@ MAX_SIZE = 1 << 20
 """Largest size of a map, kernel, stride or pooling window along one axis, in positions."""
 
 MAX_TIMESTEPS = 1 << 12
-"""Largest number of timesteps: the largest number of iterations that a device's loop counter holds.
-"""
+"""Largest number of timesteps: the largest number of iterations of a loop on any device."""
 
 MAX_LAYERS = 255
 """Largest number of layers, without the encoder, that any device can run
@@ -116,9 +115,9 @@ class AnyLayer(Generic[Weight, Param]):
     )
     """Names of further maps that the layer reads. All have the shape of ``source``."""
     stacked: bool = field(default=False, metadata={"since": 3})
-    """Whether each of the maps that the layer reads has weights of its own. Then the input channels
-    of ``weight`` are the channels of all maps, one map after another. Otherwise the maps share
-    their weights, so that the layer's input is the sum of the maps."""
+    """Whether each of the maps that the layer reads has weights of its own. If it is true, the
+    input channels of ``weight`` are the channels of all maps, one map after another. If it is
+    false, the maps share their weights, so that the layer's input is the sum of the maps."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)

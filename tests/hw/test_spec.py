@@ -250,8 +250,11 @@ def test_spikes_and_membranes_after_them(membrane: int, hard: int, soft: int) ->
 
 @pytest.mark.parametrize("reset", Reset)
 def test_floating_point_resets_are_exact(reset: Reset) -> None:
-    """Check that a floating-point membrane stays bit-identical or becomes exactly its value after
-    the reset."""
+    """Check a spike and the reset after it on floating-point membranes.
+
+    A membrane below the threshold must stay bit-identical. Any other fires, and must become exactly
+    the value that the reset leaves.
+    """
     membranes = torch.randn(1000, dtype=torch.float64)
     fires, left = fire(membranes, 0.3, reset)
     expected = after_spike(membranes, 0.3, reset)

@@ -84,11 +84,11 @@ __all__ = [
 
 
 def unpacked(packed: bytes, n: int) -> bytes | None:
-    """Return the ``n`` bytes of packed rows, or None if these are malformed.
+    """Return the ``n`` bytes of packed rows, or None if the packed rows are malformed.
 
-    In packed rows bytes of zero are left out, and masks say which bytes are present. They are
-    malformed if they are too short, go on after the last byte, or have a mask with a bit for a byte
-    after the last one. Bytes of zero that are present all the same are accepted.
+    In packed rows bytes of zero are left out, and masks say which bytes are present. Packed rows
+    are malformed if they are too short, go on after the last byte, or have a mask with a bit for a
+    byte after the last one. A byte of zero that is present nevertheless is accepted.
     """
     rest = iter(packed)
     rows = bytearray()

@@ -163,11 +163,11 @@ def test_sums(board: Board) -> None:
 @pytest.mark.parametrize("leak", Leak)
 @pytest.mark.parametrize("granularity", ["shared", "element", "element per-timestep"])
 def test_every_granularity_and_neuron(board: Board, granularity: str, leak: Leak) -> None:
-    """Check three random networks whose weights are shared in this way and that have this leak.
+    """Check three random networks for each granularity of weights and each leak.
 
-    Output positions share weights (``shared``) or have weights of their own (``element``), the
-    latter perhaps for each timestep (``per-timestep``).
-    Seeds whose network does not fit the device are skipped.
+    Output positions share weights (``shared``), have weights of their own (``element``), or have
+    weights of their own for each timestep (``element per-timestep``). A seed whose network does not
+    fit the device is skipped.
     """
     n_checked, seed = 0, 0
     while n_checked < 3:

@@ -1,5 +1,5 @@
-"""Tests of the frame decoder with random bytes: some seconds of them, and that errors are
-counted."""
+"""Tests of the program that sends random bytes to the frame decoder: it passes after some seconds
+of them, and it reports a wrong frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Test that layers that only imported networks have run on the virtual board, with equal spikes."""
+"""Test that the virtual board runs layers that only imported networks have, with the spikes of the
+integer reference."""
 
 from __future__ import annotations
 

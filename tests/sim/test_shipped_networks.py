@@ -48,7 +48,8 @@ def quantised(path: Path, weight_bits: int) -> Network:
 
 
 def samples(path: Path) -> np.ndarray:
-    """Return at least 200 samples (images or recordings) for the network in the file ``path``."""
+    """Return samples for the network in the checkpoint ``path``: the shipped images for
+    Fashion-MNIST, the samples in the checkpoint for any other data set."""
     values = checkpoint.load(path)
     if values["data"]["name"] == "fashion-mnist":
         return catalogue.load_samples().images

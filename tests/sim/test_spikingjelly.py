@@ -124,8 +124,8 @@ class AddingBlock(nn.Module):
 
 
 class Adding(nn.Module):
-    """Network with blocks that add spikes, and blocks that add input currents before the last
-    neurons."""
+    """Network with two kinds of residual block: two blocks add the input currents of their last
+    neurons, two others add spikes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,8 +70,8 @@ def line(port: str) -> Iterator[serial.Serial]:
 
 @contextmanager
 def fast_line(port: str) -> Iterator[serial.Serial]:
-    """Open a serial port at the board's highest rate without the driver; the reset is acknowledged
-    by an ABORT."""
+    """Open a serial port without the driver, acknowledge the board's reset with an ABORT, and set
+    the board's highest rate."""
     with serial.Serial(port, BREAK_BAUD, timeout=5, exclusive=True) as opened:
         opened.write(b"\0")
         opened.flush()
@@ -134,7 +134,8 @@ def test_frame_in_single_bytes_and_twice(line):
 
 
 def damaged_frames() -> list[bytes]:
-    """Return damaged copies of a WRITE frame: each with one bit flipped, or cut to one length."""
+    """Return damaged copies of a WRITE frame: one for each bit that can flip, and one for each
+    shorter length."""
     payload = rows_payload(Space.WEIGHT, 1, 1) + bytes(range(0xA0, 0xA0 + ROW_BYTES))
     frame = encode_frame(request(5, Opcode.WRITE, payload))
     flipped = [
@@ -181,7 +182,7 @@ def test_overload_is_counted_and_survived(program):
     """Check that the board counts lost bytes and still works after more requests than its buffer
     holds.
 
-    Meanwhile it is sending long replies.
+    The buffer becomes full because the board is sending long replies.
     """
     with virtual_board(CONFIG, core=stub) as port:
         with fast_line(port) as line:
@@ -289,7 +290,8 @@ def test_loading_keeps_the_line_busy(program):
 
 
 def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
-    """Return the replies to a fixed series of requests, and how many cycles each has taken."""
+    """Return, for each step of a fixed series of requests, the replies and the number of cycles
+    that the board has taken."""
     rows = rows_payload(Space.WEIGHT, 7, 2)
 
     def run(entry: int, tag: int) -> bytes:
@@ -332,8 +334,8 @@ def cycles_of_session(program: Path, *options: str) -> list[tuple[bytes, int]]:
 def test_clocks_that_stop_change_neither_replies_nor_cycles(program):
     """Check that replies and cycles are the same whether idle clocks stop or always run.
 
-    The clocks are those of the link and of the core, which the virtual board stops while the one or
-    the other has nothing to do.
+    The virtual board stops the clock of the link while the link has nothing to do, and the clock of
+    the core while the core has nothing to do.
     """
     results = cycles_of_session(program)
     assert all(replies.endswith(DELIMITER) for replies, _ in results)
@@ -341,8 +343,8 @@ def test_clocks_that_stop_change_neither_replies_nor_cycles(program):
 
 
 def test_rate_that_the_client_has_not_set_is_not_understood(port):
-    """Check that a board does not answer at a rate that was not agreed on, and that the driver
-    finds it again.
+    """Check that a board does not answer at a rate that was not agreed on, and that the driver then
+    finds the board again.
 
     The driver sends a break, which sets the board to its default rate.
     """

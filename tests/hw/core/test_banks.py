@@ -24,8 +24,8 @@ from tests.streams import simulate
 WEIGHT_ROWS = 64
 SPIKE_BYTES = 128
 READ_ONLY = SPIKE_BYTES // 2
-"""Address of the first granule (byte of spikes) that is no input of the tests' jobs (output
-positions), so that it may be written while they run."""
+"""Address of the first granule that jobs in these tests never read. From here on, granules may be
+written while jobs run."""
 
 
 def build(banks: int, *, lanes: int = 0, fire_lanes: int = 0, sum_queue: int = 16) -> Config:
@@ -56,8 +56,7 @@ BUILDS = {
 
 @pytest.mark.parametrize("seed", range(6))
 def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
-    """Check that ``Join`` counts a job (output position) one cycle after the slower of two banks
-    has completed it."""
+    """Check that ``Join`` counts a job one cycle after the slower of two banks has completed it."""
     config, rng = build(2), random.Random(seed)
     most = config.sum_queue + 1
     dut = Join(config)
@@ -84,7 +83,7 @@ def test_join_counts_jobs_that_are_complete_in_both_places(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Slot (one cycle's read of spike memory) that reads a chunk (some of a job's inputs)."""
+    """Slot that reads a chunk of a job's inputs."""
 
     bit: int
     weight: int
@@ -95,13 +94,11 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Job (output position, channel group and timestep): its reads of inputs, and how its sums are
-    read."""
+    """Job: the slots that read its inputs, and how the fire unit reads its sums."""
 
     chunks: list[Chunk]
     identity: int
-    """Address of the granule (byte of spikes) with the first spikes of the residual block's
-    shortcut."""
+    """Address of the granule with the first identity spikes."""
     tail: bool
     plane: bool
     n_beats: int
@@ -159,10 +156,10 @@ class Model:
         return rows
 
     def sums(self, job: Job) -> np.ndarray:
-        """Return the sums of a job (one output position) over all banks, one per lane.
+        """Return the sums of a job over all banks, one per lane.
 
-        If the job reads bit-planes of pixels, each bank has one, which counts twice as much as that
-        of the next bank.
+        If the job reads bit-planes of pixels, each bank reads another plane. The sums of a bank
+        then count twice as much as those of the next bank.
         """
         total = np.zeros(self.config.lanes, np.int64)
         for bank in range(self.config.banks):
@@ -178,8 +175,8 @@ class Model:
         )
 
     def identity(self, job: Job) -> np.ndarray:
-        """Return the spike of the residual block's shortcut for each lane; lane ``l`` has it in
-        bank ``l % banks``."""
+        """Return one identity spike per lane; that of lane ``l`` is read from bank ``l %
+        banks``."""
         lanes = np.arange(self.config.lanes)
         bits = 8 * job.identity + lanes // self.config.banks
         return self.spikes[lanes % self.config.banks, bits]
@@ -283,8 +280,7 @@ class Bench:
         await ctx.tick()
 
     def garbage(self) -> dict[str, int]:
-        """Return random values for the fields of a slot (one cycle's command to read spikes) that
-        reads nothing."""
+        """Return random values for the fields of a slot that reads nothing."""
         rng = self.rng
         return {
             "chunk": 0,
@@ -296,12 +292,11 @@ class Bench:
         }
 
     async def walk(self, ctx, jobs: list[Job], *, gated: bool, stall: float, host: float) -> None:
-        """Send a read of spike memory (slot) to the banks in each cycle, for one job after another.
+        """Send a slot to the banks in each cycle, for one job after another.
 
-        A slot reads some of a job's inputs, if all banks have room for them, or spikes of the
-        residual block's shortcut (if ``gated``), or, with probability ``host``, a byte for the
-        host. With probability ``stall`` a cycle's slot is not used. A job is one output position,
-        channel group and timestep.
+        A slot reads a chunk of the job's inputs, if all banks have room for it, or, with
+        probability ``host``, a byte for the host. If ``gated``, one more slot after the last chunk
+        reads the job's identity spikes. With probability ``stall``, no chunk is read in a cycle.
         """
         dut, rng = self.dut, self.rng
         for job in jobs:
@@ -329,11 +324,10 @@ class Bench:
     async def fire(
         self, ctx, jobs: list[Job], *, gated: bool, stall: float, late: bool = False
     ) -> None:
-        """Read the sums of jobs (output positions) as the fire unit does, and compare them with the
-        model.
+        """Read the sums of jobs as the fire unit does, and compare them with the model.
 
-        In each cycle, ``fire_lanes`` sums are read. If ``late``, begin only when the banks' queues
-        are full.
+        In each cycle, ``fire_lanes`` sums are read. Before a job, each cycle is a pause with
+        probability ``stall``. If ``late``, begin only when the banks' queues are full.
         """
         config, dut, rng = self.config, self.dut, self.rng
         due: deque = deque([None] * (config.param_latency - 1))
@@ -399,7 +393,8 @@ class Bench:
 def run_layers(bench: Bench, layers: list[dict]) -> None:
     """Run layers one after another on the chain of banks, and compare all outputs with the model.
 
-    Inputs are read and sums are taken at independent speeds, which the layers give.
+    Each entry of ``layers`` has the jobs, whether they have a gate, and the probabilities of pauses
+    (``walk_stall`` for the slots, ``fire_stall`` for the sums) and of reads by the host.
     """
     ready = []
 
@@ -437,11 +432,11 @@ def run_layers(bench: Bench, layers: list[dict]) -> None:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_sums_over_all_banks(build: str) -> None:
-    """Check the sums of random output positions, with and without gate, with spikes or bit-planes
-    as input.
+    """Check the sums of random jobs, with and without gate, with spikes or bit-planes as input,
+    while the host reads spikes.
 
-    The host reads meanwhile. Some positions have no active input in one bank or in all banks. At
-    first the queues become full; later the banks wait for inputs.
+    Some jobs have no active input in one bank or in all banks. At first the queues become full;
+    later the banks wait for inputs.
     """
     config = BUILDS[build]
     bench = Bench(config, seed=len(build))

@@ -14,7 +14,8 @@ def test_counts_of_layers(banks: int) -> None:
     """Check the counters of a layer against sums in Python, for last channel groups of several
     sizes.
 
-    Events count one cycle after they happen. Nothing counts in cycles in which no layer runs.
+    Weight reads and synaptic operations are counted one cycle after they happen. In cycles in which
+    no layer runs, nothing is counted.
     """
     config = Config(lanes=64, banks=banks, chunk_bits=64, fire_lanes=16)
     rng = random.Random(banks)

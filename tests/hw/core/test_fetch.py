@@ -2,8 +2,8 @@
 
 A *chunk* is the inputs that a bank reads from spike memory in one cycle; it is *silent* if none of
 them is a spike. A *job* (one output position, channel group and timestep) has several chunks. A
-*slot* is one cycle's read of spike memory. *Identity spikes* are those of a residual block's
-shortcut.
+*slot* is one cycle's read of spike memory: of a chunk, of identity spikes or of a byte for the
+host. *Identity spikes* are those of a residual block's shortcut.
 """
 
 import hashlib
@@ -34,20 +34,19 @@ LAST_BANK = replace(CONFIG, lanes=64, banks=8, chunk_bits=32)
 latest."""
 
 JOBS_BEHIND = 8
-"""Number of further jobs (output positions) that may end, one per cycle, before the shortcut's
-spikes (identity spikes) of a job are taken. They are in the scanner, in weight memory and in the
-lanes."""
+"""Number of further jobs that may end, one per cycle, before the identity spikes of a job are
+taken. These jobs are in the scanner, in weight memory and in the lanes."""
 
 SILENT = 1
 """Address of a window of spike memory in which no bit is set."""
 
 
 def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
-    """Return (bits, index, last) of every chunk (inputs read in one cycle) that the merger must
-    keep.
+    """Return (bits, index, last) of every chunk that the merger must keep.
 
-    It keeps the chunks with a spike, and the last chunk of a job (output position) without any
-    spike. ``last`` marks the last chunk of a job that is kept.
+    ``jobs`` has the bits of all chunks of each job. ``index`` counts the chunks of all jobs. The
+    merger keeps the chunks with a spike, and the last chunk of a job without any spike. ``last``
+    marks the last chunk of a job that is kept.
     """
     result, number = [], 0
     for job in jobs:
@@ -60,11 +59,10 @@ def chunks_of(jobs: list[list[int]]) -> list[tuple[int, int, bool]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_merger_keeps_jobs_and_drops_silence(seed: int) -> None:
-    """Check that the merger drops chunks (groups of inputs) without a spike and marks each job's
-    last one.
+    """Check that the merger drops silent chunks, and marks the last chunk of each job that it
+    keeps.
 
-    A job is one output position. Its last chunk that is kept leaves in the cycle after its last
-    chunk arrives.
+    This chunk leaves one cycle after the last chunk of the job, silent or not, has arrived.
     """
     rng = random.Random(seed)
     jobs = [
@@ -126,8 +124,15 @@ def window_of(bit: int, gather: int, seed: int, density: float) -> int:
 class Case:
     """Layer to run, and stalls of the units that are connected to the fetch unit.
 
-    Reads of spike memory (slots) arrive ``bank`` cycles later than in bank 0. After ``abort_after``
-    chunks (reads of inputs) the layer is aborted and begins again.
+    A job has at least ``n_chunks[0]`` and less than ``n_chunks[1]`` chunks. A window of spike
+    memory has no spike with probability ``1 - density``; chunks with an index in ``silent_chunks``
+    have none. All chunks of a job are silent with probability ``after_planes``. ``feed_stall`` and
+    ``scan_stall`` are probabilities: that in a cycle no chunk is requested, or that the scanner
+    takes none. The scanner takes the first chunk after ``scan_sleeps`` cycles. ``host_reads`` is
+    the number of bytes that the host reads meanwhile.
+
+    Slots arrive ``bank`` cycles later than in bank 0. After ``abort_after`` chunks the layer is
+    aborted and begins again.
     """
 
     seed: int
@@ -207,8 +212,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
             ctx.set(dut.window, pipeline[-1])
 
     async def walk(ctx):
-        """Send reads of spike memory (slots) to the bank; signals take ``bank`` cycles in each
-        direction."""
+        """Send slots to the bank; signals take ``bank`` cycles in each direction."""
         rng_feed = random.Random(0)
         nothing = {"chunk": 0, "host": 0}
         under_way = deque([nothing] * case.bank)
@@ -264,8 +268,7 @@ def check(case: Case, config: Config = CONFIG) -> None:
         assert not ctx.get(dut.chunks.valid), "more than one last chunk per job"
 
     async def identity_spikes(ctx):
-        """Take the shortcut's spikes (identity spikes) of each output position when its sums would
-        be complete."""
+        """Take the identity spikes of each job when its sums would be complete."""
         for job, spikes in enumerate(identities.values()):
             while n_ended < min(job + 1 + JOBS_BEHIND, case.n_jobs):
                 await ctx.tick()
@@ -298,10 +301,11 @@ def check(case: Case, config: Config = CONFIG) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("host_reads", [0, 30])
 def test_everything_in_order(gated: bool, after_planes: float, host_reads: int) -> None:
-    """Check that chunks (groups of inputs) with a spike arrive in order.
+    """Check that chunks with a spike, identity spikes and bytes for the host arrive complete and in
+    order.
 
-    The shortcut's spikes (identity spikes) arrive once per job (output position and timestep). In a
-    layer that takes pixels, all timesteps after the bit-planes count as chunks without a spike.
+    The identity spikes arrive once per job. In a layer that takes pixels (``after_planes``), some
+    jobs come after the bit-planes; all their chunks count as silent.
     """
     check(
         Case(
@@ -325,11 +329,9 @@ def test_every_bank(bank: int) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) -> None:
-    """Check that no chunk of inputs and no shortcut's spike is lost while the scanner stops for 150
-    cycles.
+    """Check that no chunk and no identity spikes are lost while the scanner stops for 150 cycles.
 
-    This includes layers without any spike. The layers have more output positions than the queue has
-    places.
+    This includes layers without any spike. The layers have more jobs than the queue has entries.
     """
     check(
         Case(
@@ -347,11 +349,11 @@ def test_a_full_queue_loses_nothing(density: float, gated: bool, n_chunks: int) 
 @pytest.mark.parametrize("bank", [0, 7])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
-    """Check that no chunk of inputs is lost when the queue fills up while the pipeline is as full
-    as possible.
+    """Check that no chunk is lost when the queue fills up while the pipeline is as full as
+    possible.
 
-    Every chunk has a spike, and one arrives per cycle. With odd seeds, two chunks have no spike, so
-    that the merger holds the one before them back for longer.
+    Every chunk has a spike, and one arrives per cycle. With odd seeds, two chunks are silent, so
+    that the merger holds the chunk before them for longer.
     """
     begin = 10 + seed + CONFIG.chunk_room(bank) - CONFIG.chunk_room(0)
     case = Case(
@@ -368,17 +370,16 @@ def test_a_full_queue_at_its_worst(seed: int, bank: int) -> None:
 
 @pytest.mark.parametrize("abort_after", range(3, 9))
 def test_an_abort_leaves_nothing(abort_after: int) -> None:
-    """Check that chunks of inputs of an aborted layer do not arrive later, and that those of the
-    next layer do."""
+    """Check that no chunk of an aborted layer arrives later, and that all chunks of the next layer
+    arrive."""
     check(Case(seed=abort_after, gated=True, density=0.8, abort_after=abort_after, scan_stall=0.2))
 
 
 def test_cycles_from_slot_to_chunk() -> None:
-    """Check the cycles from a read of spike memory (slot) until a job's last inputs (chunk) leave
-    the queue.
+    """Check that a chunk leaves the queue as many cycles after its slot as ``hw.spec`` says.
 
-    The number is that of ``hw.spec``. Chunks follow one per cycle. The shortcut's spikes (identity
-    spikes) arrive no later than their job's last chunk.
+    Chunks follow one per cycle. The identity spikes of a job arrive one cycle before its last
+    chunk.
     """
     n_chunks = CHUNK_DEPTH - 2
     dut = Fetch(CONFIG)

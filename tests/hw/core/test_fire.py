@@ -1,4 +1,8 @@
-"""Tests of the fire unit against the neuron of :mod:`hw.spec` in Python integers."""
+"""Tests of the fire unit against the neuron of :mod:`hw.spec` in Python integers.
+
+A *job* is one output position, group of ``lanes`` output channels and timestep. Its *sums* are one
+number per lane.
+"""
 
 import itertools
 import random
@@ -64,14 +68,13 @@ def join(gate: Gate, spike: int, identity: int) -> int:
 
 @dataclass(kw_only=True)
 class LayerCase:
-    """Jobs of one layer (each an output position, channel group and timestep), and the spikes or
-    logits expected from them."""
+    """Jobs of one layer, and the spikes or logits that the fire unit must compute from them."""
 
     header: dict[str, int]
     jobs: list[dict[str, int]] = field(default_factory=list)
     sums: list[tuple[list[int], int]] = field(default_factory=list)
-    """For each job (output position, channel group and timestep): sums over all banks, one per
-    lane, and spikes of the shortcut, one bit per lane."""
+    """For each job: its sums over all banks, and the spikes of the residual block's shortcut as a
+    number with one bit per lane."""
     params: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Bias and threshold of each neuron, for every row of parameter memory that is used."""
     spikes: list[tuple[int, int, int]] = field(default_factory=list)
@@ -242,9 +245,8 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     """Run layers on one fire unit, and compare all spikes and logits with those of ``cases``.
 
     Running them one after another on the same unit shows that no layer depends on the state that an
-    earlier one left.
-    Jobs and sums of every second layer arrive without gaps, those of the other layers with random
-    pauses.
+    earlier one left. Jobs and sums of every second layer arrive without gaps, those of the other
+    layers with random pauses.
     """
     dut = FireUnit(config)
     rng = random.Random(seed)
@@ -293,8 +295,8 @@ def run(config: Config, cases: list[LayerCase], *, seed: int) -> None:
     sums: dict = {}
 
     async def sum_queue(ctx):
-        """Offer the sums of jobs (output positions), sometimes late, and deliver ``fire_lanes`` of
-        them per cycle."""
+        """Offer the sums of each job, sometimes late, and deliver ``fire_lanes`` of them per
+        cycle."""
         n = config.fire_lanes
 
         def garbage() -> tuple[list[int], int]:
@@ -535,8 +537,7 @@ def test_membrane_latency_is_tight(fire_lanes: int, kind: str) -> None:
 
 
 def test_a_job_begins_when_its_sums_are_available() -> None:
-    """Check that a job (output position, channel group, timestep) begins only when its sums are
-    available, too."""
+    """Check that a job does not begin before its sums are available."""
     config = build(4)
     dut = FireUnit(config)
 

@@ -21,7 +21,10 @@ BUILDS = [
 
 
 def value_of(kind: str, *place: int) -> int:
-    """Return contents for a place in memory that are different for each place."""
+    """Return the contents of a place in memory: a number that differs from place to place.
+
+    ``place`` is the bank and the address in it, or the memory and the row.
+    """
     return random.Random(f"{kind} {place}").getrandbits(512)
 
 

@@ -1,5 +1,9 @@
 """Tests of the accumulators: they add the right weights, and stall while a job's sums wait to be
-taken."""
+taken.
+
+A *job* is one output position, group of ``lanes`` output channels and timestep. Its *sums* are one
+number per lane.
+"""
 
 import random
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ from hw.spec import Config, signed_range
 from tests.streams import get, simulate, stays_valid, wait_until
 
 MOST_EVENTS = 20
-"""Largest number of active inputs of an output position in these tests."""
+"""Largest number of active inputs of a job in these tests."""
 
 
 def build(sum_queue: int, weight_bits: int = 8, banks: int = 1) -> Config:
@@ -34,8 +38,8 @@ QUEUES = pytest.mark.parametrize("sum_queue", [0, 16])
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Row of weights to add for one active input; or the mark that an output position's sums are
-    complete; or both."""
+    """Row of weights to add for one active input; or the mark that a job's sums are complete; or
+    both."""
 
     weights: list[int]
     add: bool
@@ -44,8 +48,8 @@ class Event:
     def packed(self, config: Config) -> dict[str, int]:
         """Return the payload for :attr:`Lanes.rows`.
 
-        An event without an active input adds nothing. With a queue of sums its weights are 0,
-        without one they are random.
+        The weights of an event without an active input are 0 with a queue of sums. Without a queue
+        they are random, because the lanes must ignore them.
         """
         mask = (1 << config.weight_bits) - 1
         packed = sum((w & mask) << i * config.weight_bits for i, w in enumerate(self.weights))
@@ -66,10 +70,10 @@ def random_event(rng: random.Random, config: Config, *, add: bool, last: bool) -
 
 
 def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event]:
-    """Return the events (rows of weights) of random jobs (output positions).
+    """Return the events of ``n_jobs`` random jobs.
 
-    A job without active inputs has one event, which only ends it. The end of any other job comes
-    with its last active input, or in an event of its own.
+    A job without active inputs has one event, which only ends it. Any other job ends with the event
+    of its last active input, or with one more event.
     """
     low, high = signed_range(config.weight_bits)
     events = []
@@ -90,7 +94,7 @@ def random_events(rng: random.Random, config: Config, n_jobs: int) -> list[Event
 
 
 def sums_of(events: list[Event]) -> list[list[int]]:
-    """Return the sums of each job (output position), one per lane."""
+    """Return the sums of each job, one per lane."""
     jobs, total = [], [0] * len(events[0].weights)
     for event in events:
         if event.add:
@@ -102,8 +106,7 @@ def sums_of(events: list[Event]) -> list[list[int]]:
 
 
 async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps: float) -> None:
-    """Send events (rows of weights) whenever the lanes are ready, with pauses in which the weights
-    are random."""
+    """Send events whenever the lanes are ready, with pauses in which the weights are random."""
     for event in events:
         while rng.random() < gaps:
             gap = random_event(rng, config, add=True, last=rng.random() < 0.5)
@@ -120,8 +123,8 @@ async def drive(ctx, dut: Lanes, config: Config, events: list[Event], rng, gaps:
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 @pytest.mark.parametrize("stall", [0.0, 0.6])
 def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> None:
-    """Check, without a queue of sums, that sums wait until they are taken, and rows of weights
-    behind them, too."""
+    """Check that, without a queue of sums, complete sums and the rows of weights behind them wait
+    until the sums are taken."""
     config = build(0, weight_bits)
     rng = random.Random(weight_bits)
     events = random_events(rng, config, 40)
@@ -150,8 +153,8 @@ def test_sums_of_jobs_that_wait(stall: float, gaps: float, weight_bits: int) -> 
 def test_an_event_per_cycle(sum_queue: int, weight_bits: int, banks: int, gaps: float) -> None:
     """Check that the lanes take a row of weights per cycle if sums are taken at once.
 
-    This holds even if each row is that of another output position (job). With a queue, the sums of
-    a job leave in the cycle of its last row.
+    This holds even if each row belongs to another job. With a queue, the sums of a job leave in the
+    cycle of its last row.
     """
     config, rng = build(sum_queue, weight_bits, banks), random.Random(banks)
     events = [random_event(rng, config, add=n % 3 > 0, last=True) for n in range(20)]

@@ -169,7 +169,7 @@ def test_equals_nested_loops(seed: int) -> None:
 
 
 def test_longest_loop() -> None:
-    """Check a loop with the largest number of iterations that its field can hold."""
+    """Check a loop with the largest number of iterations that a descriptor can encode."""
     nest = Nest.random(random.Random(5), [4096, 1])
     check([nest], CONFIG, random.Random(0), 0, "4096 iterations")
 

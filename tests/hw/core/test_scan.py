@@ -1,5 +1,10 @@
 """Tests of the scanner, which emits an event for every active input, in order, at most one per
-cycle."""
+cycle.
+
+A *job* is one output position, group of ``lanes`` output channels and timestep. A *chunk* is some
+of a job's inputs, one bit each. An *event* asks for one row of weights, ends a job, or does both. A
+*granule* is a byte of spikes.
+"""
 
 import random
 
@@ -12,8 +17,9 @@ from tests.streams import put, simulate, stays_valid
 
 Chunk = dict[str, int]
 Event = tuple[int, int, int, int]
-"""Event of the scanner (an active input): index of a row of weights (0 if no input is active),
-``add``, ``last``, ``tail``."""
+"""Event of the scanner: index of a row of weights, and three flags. ``add`` is 1 if the row is to
+be added, and 0 if no input is active; the index is then 0. ``last`` marks the last event of a job,
+``tail`` a job of the last group of channels."""
 
 ALL_ROWS = 3
 """Value of ``granule_rows`` for a layer in which each of a granule's 8 bits has a row of weights;
@@ -31,11 +37,12 @@ def random_chunks(
     granule_rows: int = ALL_ROWS,
     silent: float = 0.2,
 ) -> list[Chunk]:
-    """Return the chunks (groups of inputs) of ``n_jobs`` random output positions (jobs).
+    """Return the chunks of ``n_jobs`` random jobs.
 
-    The chunks are sparse, dense or full. A job has no active input with probability ``silent``; it
-    then has one chunk, which is empty. Only the lowest ``2 ** granule_rows`` bits of a granule
-    (byte) have rows of weights; the others are never set.
+    A job has up to three chunks, which are sparse, dense or full; the larger ``silent`` is, the
+    more jobs have a single one. A single chunk is often empty, so that its job has no active input.
+    Only the lowest ``2 ** granule_rows`` bits of a granule have rows of weights; the others are
+    never set.
     """
     n_bits = config.chunk_bits
     used = [i for i in range(n_bits) if i % GRANULE_BITS < 1 << granule_rows]
@@ -64,7 +71,7 @@ def random_chunks(
 def events_of(
     chunks: list[Chunk], piece_weights: list[int], granule_rows: int = ALL_ROWS
 ) -> list[Event]:
-    """Return every event that the scanner must emit for chunks (groups of inputs) of several jobs.
+    """Return every event that the scanner must emit for the chunks of several jobs.
 
     There is one event for each active input, and one for each empty chunk.
     """
@@ -82,8 +89,7 @@ def events_of(
 
 
 def event_of(event) -> Event:
-    """Return an event (an active input's row of weights) as a tuple; the row of an event that adds
-    nothing is 0."""
+    """Return an event as a tuple; the row of an event that adds nothing is 0."""
     row = event.weight if event.add else 0
     return row, event.add, event.last, event.tail
 
@@ -98,8 +104,7 @@ def run(
     hold: float = 0,
     seed: int = 0,
 ) -> list[tuple[int, Event]]:
-    """Run a scanner on chunks of inputs; return the cycle of each event (active input), and the
-    event.
+    """Run a scanner on chunks; return each event with the cycle in which it leaves.
 
     In each cycle, the next chunk is late with probability ``stall``, and the next stage is not
     ready with probability ``hold``.
@@ -136,8 +141,7 @@ def run(
 def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
     """Check that each active input has one event, in order.
 
-    A job (output position) without active inputs has one event, which adds nothing and ends the
-    job.
+    A job without active inputs has one event, which adds nothing and ends the job.
     """
     rng = random.Random(10 * seed + chunk_bits)
     config = build(chunk_bits)
@@ -152,8 +156,7 @@ def test_every_active_input_once(chunk_bits: int, seed: int) -> None:
 @pytest.mark.parametrize("granule_rows", range(ALL_ROWS + 1))
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
-    """Check the rows of weights if only the lowest 1, 2, 4 or 8 bits of a granule (byte of spikes)
-    are inputs.
+    """Check the rows of weights if only the lowest 1, 2, 4 or 8 bits of a granule are inputs.
 
     The other bits of the granule are never set, and have no row of weights.
     """
@@ -174,10 +177,9 @@ def test_granules_with_fewer_rows(chunk_bits: int, granule_rows: int) -> None:
 
 @pytest.mark.parametrize("chunk_bits", [32, 64])
 def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
-    """Check that an active input leaves in every cycle, also at the borders of chunks and output
-    positions.
+    """Check that an event leaves in every cycle, also at the borders of chunks and jobs.
 
-    An output position (job) without active inputs takes one cycle, as an active input does.
+    A job without active inputs takes one cycle, as an active input does.
     """
     rng = random.Random(chunk_bits)
     top = chunk_bits - 1
@@ -195,8 +197,8 @@ def test_no_bubble_between_chunks_and_jobs(chunk_bits: int) -> None:
 
 
 def test_a_stall_costs_its_own_cycles_only() -> None:
-    """Check that stalls delay active inputs but cost no further cycles: each advance of the
-    pipeline emits one."""
+    """Check that a stall costs no further cycles: whenever the next stage is ready, one event
+    leaves."""
     rng = random.Random(6)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -223,8 +225,8 @@ def test_a_stall_costs_its_own_cycles_only() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_events_only_with_room(seed: int) -> None:
-    """Check that an active input enters the pipeline only in cycles with ``room``, and leaves three
-    cycles later."""
+    """Check that an event enters the pipeline only in cycles with ``room``, and leaves three cycles
+    later."""
     rng = random.Random(seed)
     config = build(64)
     chunks = random_chunks(rng, config, 12)
@@ -255,10 +257,7 @@ def test_events_only_with_room(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Check that active inputs of an aborted job (output position) do not come out later.
-
-    The next job is complete.
-    """
+    """Check that no event of an aborted job comes out later, and that the next job is complete."""
     rng = random.Random(seed)
     config = build(32)
     before = random_chunks(rng, config, 4, silent=0)

@@ -57,8 +57,11 @@ async def fill(ctx, dut: SpikeMemory, config: Config, rng: random.Random, n_writ
 
 @BUILDS
 def test_windows_see_what_was_written(lanes: int, banks: int, chunk_bits: int) -> None:
-    """Check windows at any bit address, read one per cycle; the last ``address % 8`` bits are not
-    compared."""
+    """Check windows at any bit address, read one per cycle.
+
+    The last ``address % 8`` bits of a window are not compared, because spike memory leaves them
+    undefined.
+    """
     config = build(lanes, banks, chunk_bits)
     rng = random.Random(lanes)
     dut = SpikeMemory(config)

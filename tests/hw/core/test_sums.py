@@ -1,8 +1,9 @@
 """Tests of the storage for sums: the sums and identity spikes of all jobs arrive complete and in
 order.
 
-The scanner sees only some cycles later that there is no room for further sums. *Identity spikes*
-are those of a residual block's shortcut, which travel with the sums.
+A *job* is one output position, group of ``lanes`` output channels and timestep. Its *sums* are one
+number per lane, read in *beats* of ``fire_lanes``. *Identity spikes* are those of a residual
+block's shortcut, which travel with the sums.
 """
 
 import random
@@ -15,11 +16,11 @@ from hw.spec import SUMS_IN_FLIGHT, Config
 from tests.streams import put, simulate
 
 SCAN_CYCLES = 3
-"""Number of cycles from the one in which the scanner sees ``room`` until an output position's last
-active input leaves it."""
+"""Number of cycles from the one in which the scanner sees ``room`` until a job's last active input
+leaves it. In these cycles, further jobs may still end."""
 ADD_CYCLES = 3
-"""Number of cycles from the one in which an output position's last active input leaves the scanner
-until its sums arrive."""
+"""Number of cycles from the one in which a job's last active input leaves the scanner until its
+sums arrive."""
 
 
 def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
@@ -36,20 +37,17 @@ def build(fire_lanes: int, depth: int, banks: int = 1) -> Config:
 
 
 def job_sums(job: int, config: Config) -> list[int]:
-    """Return the sums of job (output position) number ``job``, one per lane; they differ between
-    jobs."""
+    """Return the sums of job number ``job``; they differ between jobs."""
     return [100 * job + lane - 5000 for lane in range(config.lanes)]
 
 
 def identity_spikes(job: int, config: Config) -> int:
-    """Return the shortcut's spikes (identity spikes) of job (output position) number ``job``, one
-    bit per lane."""
+    """Return the identity spikes of job number ``job``, one bit for each lane of one bank."""
     return random.Random(job).getrandbits(config.bank_lanes)
 
 
 def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
-    """Return the sums and the shortcut's spikes of each beat (``fire_lanes`` lanes) of an output
-    position."""
+    """Return the sums and identity spikes of each beat of job number ``job``."""
     sums, identity, n_sums = job_sums(job, config), identity_spikes(job, config), config.fire_lanes
     n_identity = n_sums // config.banks
     return [
@@ -62,10 +60,10 @@ def beats_of(job: int, config: Config) -> list[tuple[list[int], int]]:
 
 
 async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
-    """Read the sums of ``n_jobs`` output positions (jobs), ``fire_lanes`` per cycle.
+    """Read the sums of ``n_jobs`` jobs, one beat per cycle.
 
-    The sums and the shortcut's spikes must be those that :func:`beats_of` returns. Some jobs are
-    read only in part, as in a layer with few channels.
+    The sums and the identity spikes must be those that :func:`beats_of` returns. Some jobs are read
+    only in part, as in a layer with few channels.
     """
     job = 0
     while job < n_jobs:
@@ -88,11 +86,8 @@ async def fire(ctx, o, config: Config, n_jobs: int, rng, stall: float) -> None:
 
 
 def identities(dut: SumQueue | SumRegister, config: Config, n_jobs: int) -> Callable:
-    """Return a test bench that offers the shortcut's spikes (identity spikes) of each output
-    position in order.
-
-    At the end it checks that all have been taken.
-    """
+    """Return a test bench that offers the identity spikes of each job in order, and ends when all
+    have been taken."""
 
     async def bench(ctx):
         items = (identity_spikes(job, config) for job in range(n_jobs))
@@ -102,8 +97,8 @@ def identities(dut: SumQueue | SumRegister, config: Config, n_jobs: int) -> Call
 
 
 def scan(dut: SumQueue, config: Config, n_jobs: int) -> Callable:
-    """Return a test bench that ends an output position in every cycle with ``room``, and sends its
-    sums later."""
+    """Return a test bench that ends a job in every cycle with ``room``, and sends its sums
+    later."""
 
     async def bench(ctx):
         line: list[int | None] = [None] * (SCAN_CYCLES + ADD_CYCLES)
@@ -152,8 +147,7 @@ def test_queue_loses_no_sums_and_does_not_block(
 
 @pytest.mark.parametrize("depth", [SUMS_IN_FLIGHT, 8, 16])
 def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
-    """Check that exactly as many output positions can end as the queue has places, while no sums
-    are taken."""
+    """Check that exactly as many jobs can end as the queue has places, while no sums are taken."""
     config = build(4, depth)
     dut = SumQueue(config)
     n_complete = 0
@@ -176,9 +170,9 @@ def test_a_queue_is_filled_to_its_last_place(depth: int) -> None:
 @pytest.mark.parametrize("fire_lanes", [1, 4, 8])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 def test_without_a_queue_sums_wait_in_the_lanes(stall: float, fire_lanes: int) -> None:
-    """Check, without a queue, that all sums and shortcut's spikes are read in order.
+    """Check that, without a queue, all sums and identity spikes are read in order.
 
-    The lanes hold an output position's sums until the fire unit requests the first of them.
+    The lanes hold a job's sums until the fire unit requests the first beat.
     """
     config = build(fire_lanes, 0)
     dut = SumRegister(config)

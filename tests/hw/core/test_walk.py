@@ -1,8 +1,9 @@
 """Tests of the walk, which turns the steps of a layer into reads for the banks and jobs for the
 fire unit.
 
-A *slot* is one cycle's read of spike memory. A *step* reads one chunk of a job's inputs. A *job* is
-one output position, channel group and timestep.
+A *job* is one output position, channel group and timestep. A *step* reads one *chunk*: some of a
+job's inputs. A *slot* is one cycle's read of spike memory: of a chunk, of a byte for the host, or
+of *identity spikes*, those of a residual block's shortcut.
 """
 
 import random
@@ -26,7 +27,11 @@ class Case:
     """Layer to run, and stalls of the units that are connected to the walk
     (:class:`hw.core.walk.Walk`).
 
-    ``room_stall`` is the probability that the banks have no room in a cycle.
+    A job has at least ``n_chunks[0]`` and less than ``n_chunks[1]`` chunks. ``feed_stall``,
+    ``room_stall`` and ``fire_stall`` are probabilities: that in a cycle the loop nest offers no
+    step, the banks have no room, or the fire unit takes no job. The fire unit takes the first job
+    after ``fire_sleeps`` cycles. ``host_reads`` is the number of bytes that the host reads
+    meanwhile.
     """
 
     seed: int
@@ -44,8 +49,7 @@ class Case:
 def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
     """Return the random steps of a layer.
 
-    All steps of a job (output position, channel group and timestep) have equal fields, apart from
-    ``source``, ``weight`` and ``cut``.
+    All steps of a job have equal fields, apart from ``source``, ``weight`` and ``cut``.
     """
     widths = address_widths(config)
     steps = []
@@ -71,10 +75,10 @@ def random_steps(rng: random.Random, case: Case, config: Config) -> list[Step]:
 
 
 def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
-    """Return the expected slots (reads of spike memory) of a layer, in order.
+    """Return the slots of a layer that must be sent, in order.
 
-    A slot reads some inputs, and is given as its fields; or, after each output position of a layer
-    with a gate, it reads the shortcut's spikes, and is given as their address.
+    A slot that reads a chunk is given as its fields. In a gated layer, the slot behind a job's last
+    chunk reads the identity spikes, and is given as their address in bits.
     """
     slots: list[dict[str, int] | int] = []
     for step in steps:
@@ -93,17 +97,17 @@ def slots_of(steps: list[Step], gated: bool) -> list[dict[str, int] | int]:
 
 
 def job_of(step: Step) -> dict[str, int]:
-    """Return the fields of the job (output position) that must be queued after its last step."""
+    """Return the fields of the job that must be queued after its last step."""
     fields = ("target", "param", "slot", "fresh", "pool_first", "tail", "phase", "end")
     writes = step["pool_last"] and step["phase"] != Phase.PLANE
     return {name: step[name] for name in fields} | {"pool_last": writes}
 
 
 def check(case: Case, config: Config = CONFIG) -> list[str]:
-    """Run a layer, and check that all slots (reads of spike memory) and jobs (output positions) are
-    those that its steps require.
+    """Run a layer, and check that its slots and jobs are those that its steps require.
 
-    Return for each cycle what its slot was used for.
+    Return for each cycle what its slot was used for: "chunk", "identity", "host" or, if for
+    nothing, "".
     """
     rng = random.Random(case.seed)
     steps = random_steps(rng, case, config)
@@ -202,7 +206,8 @@ def test_everything_in_order(gated: bool, pixels: bool, host_reads: int) -> None
 
 @pytest.mark.parametrize("banks", [1, 2, 8])
 def test_any_number_of_banks(banks: int) -> None:
-    """Check cores of 1 to 8 banks, in which the host reads a byte of one bank at a time."""
+    """Check the slots and jobs of cores with 1, 2 and 8 banks, while the host reads bytes of one
+    bank at a time."""
     config = replace(CONFIG, lanes=64, banks=banks)
     assert dict(granule_layout(config))["banks"].shape == banks
     case = Case(seed=banks, gated=True, host_reads=40, room_stall=0.2, fire_stall=0.2)
@@ -211,8 +216,7 @@ def test_any_number_of_banks(banks: int) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_one_slot_per_cycle(gated: bool) -> None:
-    """Check that a layer takes one cycle per read of inputs and, with a gate, one more per output
-    position."""
+    """Check that a layer takes one cycle per chunk and, with a gate, one more per job."""
     case = Case(seed=7, n_jobs=40, gated=gated)
     uses = check(case)
     used = uses[uses.index("chunk") :]
@@ -234,10 +238,9 @@ def test_the_host_costs_its_own_slots_only() -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("n_chunks", [1, 3])
 def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
-    """Check that no job (output position) is lost while the fire unit takes nothing for a long
-    time.
+    """Check that no job is lost while the fire unit takes nothing for a long time.
 
-    With one read of inputs per job, a job begins and ends in every cycle.
+    With one chunk per job, a job begins and ends in every cycle.
     """
     case = Case(
         seed=n_chunks,
@@ -252,8 +255,7 @@ def test_a_full_queue_loses_no_job(n_chunks: int, gated: bool) -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
-    """Check that a job (output position) enters the queue in the cycle in which its last inputs are
-    read.
+    """Check that a job enters the queue in the cycle in which its last chunk is read.
 
     It can be taken as soon as the latency of the queue allows.
     """
@@ -285,10 +287,8 @@ def test_a_job_is_queued_in_the_cycle_of_its_last_slot(gated: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_abort_leaves_nothing(seed: int) -> None:
-    """Check that no jobs (output positions) and shortcut's spikes of an aborted layer come later.
-
-    All jobs of the next layer come.
-    """
+    """Check that no jobs and no identity spikes of an aborted layer come later, and that all jobs
+    of the next layer come."""
     rng = random.Random(seed)
     case = Case(seed=seed, n_jobs=12, n_chunks=(1, 3), gated=True)
     before, after = random_steps(rng, case, CONFIG), random_steps(rng, case, CONFIG)

@@ -1,4 +1,8 @@
-"""Tests of weight memory in block RAM and in SPRAM: reads return what was written."""
+"""Tests of weight memory in block RAM and in SPRAM: reads return what was written.
+
+An *event* of the scanner asks for one row of weights, ends a job, or does both. A *job* is one
+output position, group of ``lanes`` output channels and timestep.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +85,9 @@ def rows_to_use(config: Config, rng: random.Random) -> list[int]:
 
 
 def random_event(config: Config, rng: random.Random, rows: list[int]) -> dict[str, int]:
-    """Return a random event, which asks for one row out of ``rows``.
+    """Return a random event.
 
-    Most events have an active input, whose weights are that row; the others only end the sums of an
-    output position.
+    Most events have an active input and ask for one of ``rows``; the others only end a job.
     """
     return {
         "weight": rng.choice(rows),
@@ -109,8 +112,8 @@ async def write(ctx, dut: WeightMemory, rows: list[int], rng: random.Random) -> 
 def check_row(ctx, dut: WeightMemory, wanted: dict[str, int] | None, what: str) -> None:
     """Check the row that comes out in this cycle.
 
-    ``wanted`` has the expected flags and weights, where weights None stand for any value. If
-    ``wanted`` itself is None, no row may come out. ``what`` names the check in messages.
+    ``wanted`` has the expected flags and weights; a value None stands for any. If ``wanted`` itself
+    is None, no row may come out. ``what`` names the check in messages.
     """
     row = ctx.get(dut.rows.p)
     assert ctx.get(dut.rows.valid) == (wanted is not None), what
@@ -188,8 +191,8 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
     """Check that a row waits until the next stage is ready, and that an abort drops all rows in the
     pipeline.
 
-    An active input (event) that arrives in the cycle of the abort is dropped, too; one in the next
-    cycle is kept.
+    An event that arrives in the cycle of the abort is dropped, too; an event in the next cycle is
+    kept.
     """
     dut, fragment = built(config, device, monkeypatch)
     # Lanes without a queue of sums look at `add`.

@@ -603,8 +603,8 @@ def test_packed_rows_are_written(config):
 def test_malformed_packed_rows_are_refused_and_write_nothing(config):
     """Check that a WRITE_PACKED is refused and writes nothing if its packed rows are malformed.
 
-    In packed rows, bytes of zero are left out. Malformed ones are cut at every length, too long,
-    have wrong masks, or are random. Afterwards, a sound WRITE_PACKED is executed.
+    In packed rows, bytes of zero are left out. The malformed ones here are cut at every length, too
+    long, or random bytes, or have wrong masks. Afterwards, a sound WRITE_PACKED is executed.
     """
     rng = random.Random(8)
     rows = bytes([0, 1, 0, 2, 0, 0, 0, 0] + [0] * 8 + [3] * 9 + [0] * 7)

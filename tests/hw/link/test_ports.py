@@ -93,7 +93,7 @@ ASK = frame(7, Opcode.IDENTIFY)
 
 
 def answers(raw: bytes) -> bool:
-    """Whether bytes are one undamaged reply to :data:`ASK`."""
+    """Return whether bytes are one undamaged reply to :data:`ASK`."""
     if not raw:
         return False
     packet = packet_of(raw.removesuffix(b"\x7e"))

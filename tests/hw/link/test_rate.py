@@ -30,8 +30,8 @@ async def strobe(ctx, signal) -> None:
 
 
 async def agree(ctx, dut, divisor_less_1: int) -> None:
-    """Request a divisor while a reply is being sent; check that it takes effect only after the
-    reply."""
+    """Request another divisor while a reply is being sent; check that it takes effect only after
+    the reply."""
     ctx.set(dut.sending, 1)
     ctx.set(dut.wanted, divisor_less_1)
     await strobe(ctx, dut.agree)

