@@ -16,17 +16,18 @@ group is ``Config.lanes`` output channels, which are computed side by side, each
 
 A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, it is
 one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
-the map that the host writes has few channels, its rows are placed at such a distance that one chunk
-holds several short runs, one below the other.
+the map that the host writes has few channels, the distance between its rows in memory is chosen so
+that one chunk can hold the runs of several neighbouring rows.
 
-The jobs (one position, group and timestep each) of some positions and groups are interleaved, see
-:class:`sw.compile.levels.Turns`.
+A job is one position, one group and one timestep. The jobs of some positions and groups are
+interleaved (:class:`sw.compile.levels.Turns`), so that the core has time to write a neuron's new
+membrane before the neuron's next timestep begins.
 
 Weights are stored in the order in which they are used: (y, x, group, timestep, map, kernel row,
-kernel column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
+kernel column, channel). Each entry is one row of ``lanes`` weights, one for each lane. If
 weights are shared along an axis, that axis is left out, and the weight address does not move at its
-level. The lanes have the output channels in the order in which these are dealt to the banks. A
-descriptor for each layer, which tells the core how to run it, follows the weights.
+level. The output channels are assigned to the lanes in the order in which they are dealt to the
+banks. A descriptor for each layer, which tells the core how to run it, follows the weights.
 
 The map that the host writes has two regions if there is room, so that the host can fill one while
 the device reads the other. Each region has descriptors of its own. Maps that layers read together

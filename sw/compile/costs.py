@@ -37,12 +37,13 @@ class LayerReport:
     name: str
     source: str
     addends: tuple[str, ...]
-    """Further maps that the layer reads."""
+    """Names of further maps that the layer reads."""
     n_neurons: int
     fan_in: int
     """Number of inputs of a neuron whose kernel window lies inside the map."""
     n_synapses: int
-    """Number of pairs of an input and a neuron over all timesteps, without the padding."""
+    """Number of pairs of an input and a neuron that reads it, over all timesteps. Inputs in the
+    padding do not count."""
     n_weights: int
     unshared: bool
     """Whether every position has weights of its own."""
@@ -140,10 +141,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
     Parameters
     ----------
-    images : uint8 images (C, H, W), at least as many as ``spikes`` has; any further ones are
-        ignored. If the network has an encoder, each image's bit-planes (one bit of all pixels each)
-        are added to its maps, under the name :data:`sw.compile.program.PIXELS`. Otherwise the
-        images are not used.
+    images : uint8 images (M, C, H, W), of which the first N are used. If the network has an
+        encoder, each image's bit-planes (one bit of all pixels each) are added to its maps, under
+        the name :data:`sw.compile.program.PIXELS`. Otherwise the images are not used.
     spikes : spikes (N, T, C, H, W) of every map by name, for N images.
     """
     n_images = len(next(iter(spikes.values())))
@@ -161,9 +161,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """Return the reports of all layers, including the costs that depend on the input.
 
-    The latter are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means
-    over some images. Cycles take long to predict. They are therefore predicted for at most
-    :data:`N_PREDICTED` of the images, evenly spaced.
+    The costs that depend on it are ``input_density``, ``n_synaptic_ops`` and the predicted
+    ``n_cycles``, as means over some images. Cycles take long to predict. They are therefore
+    predicted for at most :data:`N_PREDICTED` of the images, evenly spaced.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Order in which the channels of each map are dealt to the banks of a device. NumPy only.
 
 The channels of a map are dealt to the banks in turn, like cards. The *rank* of a channel is its
-place in the order of dealing: the channel of rank ``q`` is in bank ``q % banks``.
+index in the order of dealing, from 0: the channel of rank ``q`` is in bank ``q % banks``.
 
 All banks of a device add up the weights of their own active inputs at the same time, so that the
 bank with the most active inputs decides how long this takes. Channels that spike often are
@@ -26,8 +26,8 @@ RATES = "channel_rates"
 def channel_rates(network: Network) -> dict[str, NDArray[np.float64]]:
     """Return, for each map by name, the spike rates (C,) of its channels.
 
-    They are taken from the network's statistics. A map is left out if these do not have a number
-    for each of its channels.
+    They are taken from the network's statistics. A map is left out if the statistics do not have a
+    number for each of its channels.
     """
     found = {}
     for name, (channels, _, _) in network.map_shapes().items():

@@ -141,7 +141,8 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     - sharing of weights in as few of the largest layers as possible;
     - fewer timesteps.
 
-    The last two may also ask for narrower weights, but only if narrower weights alone do not help.
+    The texts on sharing and on timesteps may also ask for narrower weights, but only if narrower
+    weights alone do not help.
     If no kind helps, the only text asks for several of them together, or says that the network must
     be smaller, and where. If the device cannot run the neurons of a layer, the only text says how
     to change them.

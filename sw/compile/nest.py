@@ -403,8 +403,9 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
     """Return the loop over timesteps.
 
-    If the layer reads pixels, its first iterations are the bit-planes (``n_plane_steps``), and the
-    timesteps follow. In an output layer this loop is inside the job, which adds up all timesteps.
+    If the layer reads pixels, the first ``n_plane_steps`` iterations of the loop read bit-planes,
+    and the timesteps follow. In an output layer this loop is inside the job, which adds up all
+    timesteps.
     """
     output = context.layer.output
     return Level(

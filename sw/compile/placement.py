@@ -46,7 +46,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
     ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
     half times this number, if a chunk (the input bits that are read in one cycle) can then hold
-    more rows of the kernel. Every kernel row must lie within 16 bits (:func:`_is_short`).
+    more rows of the kernel. This is possible only in layers whose kernel rows fit 16
+    bits each (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -55,8 +56,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 MAX_STEPS = 30_000
-"""Largest number of steps of a search for an order of a series, which take up to a few seconds.
-All orders of 7 maps take fewer."""
+"""Largest number of steps of a search for an order of a series. They take up to a few seconds. A
+search through all orders of 7 maps takes fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:

@@ -247,8 +247,8 @@ class Program:
 
     Attributes
     ----------
-    images : for weight and parameter memory and, if the device has it, memory outside the FPGA, the
-        bytes to write from row 0 on (:class:`hw.protocol.Space`).
+    images : bytes to write to each memory (:class:`hw.protocol.Space`) from row 0 on: weight
+        memory, parameter memory and, if the device has it, memory outside the FPGA.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
         ``placements``. With two, the host can fill one while the device reads the other.
@@ -256,7 +256,7 @@ class Program:
         (:meth:`places`): the map that the host writes, and the maps that layers read together with
         it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
-        descriptors begin that a run on this input uses.
+        descriptors for a run on this input begin.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
     n_classes : number of logits.
     spike_bytes : number of bytes of spike memory in use, in all banks together. They begin at row

@@ -141,6 +141,7 @@ def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.in
     Parameters
     ----------
     labels : integers (N,), the class of each sample.
+    n_validation : number of samples to choose, a multiple of the number of classes.
 
     Returns
     -------

@@ -62,7 +62,7 @@ SUFFIXES = (*FILE_SUFFIXES, ".npy", ".npz")
 """Endings, in lower case, of the names of recordings' files. They only tell which files of a folder
 are recordings; the format follows from the first bytes of a file."""
 MAX_BYTES = 1 << 32
-"""Size of the largest file that is read."""
+"""Size of the largest file that is read, in bytes."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
 """Row that marks an overflow entry in a ``.bin`` file, and the microseconds that such an entry adds
 to the time. Overflow entries are no events."""

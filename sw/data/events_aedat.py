@@ -34,8 +34,9 @@ _CHIPS = {
     "DAVIS346": rf"davis346(?:[ab]{_COLOURS}|blue|red(?:color)?|c?bsi|zynq)?",
     "DAVIS640": rf"davis640{_COLOURS}",
 }
-"""Regular expressions for the names, in lower case, that files give to the cameras. Cameras with
-other addresses, such as DAVIS346mini and the RGBW sensors, are left out on purpose."""
+"""Regular expressions for the names, in lower case, that files give to the cameras. Cameras whose
+addresses have another format, such as DAVIS346mini and the RGBW sensors, are left out on
+purpose."""
 _PACKET_HEADER_BYTES = 28
 _POLARITY = 1
 """Type number of AEDAT 3.1 packets that hold polarity events, the events of pixels."""

@@ -67,7 +67,8 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
 
     Parameters
     ----------
-    parts : images of all parts of the data (training, validation, test), which have the same unit.
+    parts : images of each part of the data (training, validation, test). All are taken to have the
+        same range, which follows from the largest value of all parts.
     what : name of the data, with which messages begin.
 
     Raises
@@ -103,7 +104,10 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
 
 
 def _full_scale(high: float) -> int:
-    """Return the largest number with as many bits as ``high`` needs, such as 4095 for 3000."""
+    """Return the likely full scale of pixels whose largest value is ``high``.
+
+    It is the largest number with as many bits, such as 4095 (12 bits) for 3000.
+    """
     return (1 << max(8, int(high).bit_length())) - 1
 
 

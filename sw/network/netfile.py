@@ -72,9 +72,9 @@ class NetworkFile:
     """Content of a network file.
 
     ``config`` is the configuration of the device that the network was exported for. It is None if
-    the file names none, or one that this version of Spikefold does not know; in that case
-    ``unknown`` is a text that says why. ``sha256`` is the file's checksum in hexadecimal, and
-    ``n_bytes`` the size of the file.
+    the file names no configuration, or one that this version of Spikefold does not know. In the
+    second case, ``unknown`` is a text that says why; in all others, it is None. ``sha256`` is the
+    file's checksum in hexadecimal, and ``n_bytes`` the size of the file.
     """
 
     network: Network
@@ -272,10 +272,11 @@ def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
 
 
 def _config(document: dict[str, Any]) -> tuple[Config | None, str | None]:
-    """Return the device configuration that a document names, or None and a text that says why not.
+    """Return the device configuration that a document names, and None.
 
-    A configuration of another version of the gateware is no error: the network can be compiled for
-    any other device.
+    If this version of Spikefold does not know the configuration, return None and a text that says
+    so. If the document names no configuration, return None twice. A configuration of another
+    version of the gateware is no error: the network can be compiled for any other device.
     """
     value = document.get("config")
     if document["version"] == 1:

@@ -40,8 +40,8 @@ MAX_TIMESTEPS = 1 << 12
 """
 
 MAX_LAYERS = 255
-"""Largest number of layers, without the encoder, that any device can run
-(:attr:`hw.spec.Config.max_layers`)."""
+"""Largest number of layers, without the encoder, for which a device can be built, see
+:attr:`hw.spec.Config.max_layers`."""
 
 MAX_ADDENDS = 63
 """Largest number of maps that a layer adds to its source."""
@@ -116,9 +116,10 @@ class AnyLayer(Generic[Weight, Param]):
     )
     """Names of further maps that the layer reads. All have the shape of ``source``."""
     stacked: bool = field(default=False, metadata={"since": 3})
-    """Whether each of the maps that the layer reads has weights of its own. Then the input channels
-    of ``weight`` are the channels of all maps, one map after another. Otherwise the maps share
-    their weights, so that the layer's input is the sum of the maps."""
+    """Whether each of several maps that the layer reads has weights of its own. If true, the input
+    channels of ``weight`` are the channels of all maps, one map after another. If false, the maps
+    share their weights, so that the layer's input is the sum of the maps. It is false for a layer
+    that reads a single map."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)
@@ -141,7 +142,7 @@ class AnyLayer(Generic[Weight, Param]):
     """Name of the map with which the gate joins the layer's spikes; it has the shape of the output
     before pooling. None without a gate."""
     pool: tuple[Size, Size] = (1, 1)
-    """Size of the windows over which spikes are ORed, after the gate."""
+    """Height and width of the windows over which spikes are ORed, after the gate."""
     output: bool = False
 
     @property
