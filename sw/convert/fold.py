@@ -137,9 +137,9 @@ class TrainedLayer:
     module: nn.Conv2d | nn.Linear
     """Convolution, or the fully connected classifier in the output layer."""
     norm: Norm | None = None
-    """Batch-norm after the convolution; None in the output layer."""
+    """Batch-norm after the convolution; None in the output layer, which has none."""
     coefficient: Coefficient | None = None
-    """Real-Spike coefficient by which the layer's input spikes are multiplied."""
+    """Real-Spike coefficient by which the layer's input spikes are multiplied; None without one."""
     neuron: NeuronConfig | None = None
     """Configuration of the layer's neurons; None in the output layer."""
     gate: Gate = Gate.NONE
@@ -148,7 +148,8 @@ class TrainedLayer:
     timesteps: int = 1
     """Number of timesteps over which an output layer averages."""
     input_max: int = 1
-    """Integer input of the folded layer that corresponds to 1.0 in training: 255 for pixels."""
+    """Integer input of the folded layer that corresponds to 1.0 in training: 1 for spikes, 255 for
+    pixels."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ Rounding changes a layer's weights, and also the spikes that the layer reads. So
 of a channel's weighted sums. With calibration images, this change is measured and subtracted from
 the channel's bias, before the bias is rounded. All these sums are exact, so that the result depends
 on the network and the images alone. A network that was fine-tuned with quantised weights
-(:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated.
+(:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated, unless
+other widths are asked for than it was tuned with.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ def quantize(
     Raises
     ------
     QuantizeError
-        One of the widths is not supported, or the network has no encoder that could use it; or a
-        bias or threshold does not fit ``param_bits``, whichever scale is chosen; or a threshold
-        does not fit with the scale that the network was fine-tuned with.
+        A width is not supported; or another width than 8 is given for pixels or for the encoder's
+        weights, but the network has no encoder; or a bias or threshold does not fit ``param_bits``,
+        whichever scale is chosen; or a threshold does not fit with the scale that the network was
+        fine-tuned with.
     """
     return quantize_with_scales(
         folded,
@@ -193,7 +195,7 @@ def quantize_with_scales(
 
 
 def measure(network: Network, split: Split) -> Network:
-    """Run a network on the validation data ``split``, and return it with the measurements added.
+    """Run a network on the validation data ``split``, and return a copy with measurements added.
 
     ``provenance["validation_accuracy"]`` is the accuracy in percent. ``statistics`` holds, by name
     of the layer, the densities of its input spikes and of its output spikes. A density is the mean

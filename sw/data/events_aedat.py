@@ -1,9 +1,9 @@
 """Decode the AEDAT formats 1.0, 2.0 and 3.1, which cameras of iniVation and INI write.
 
 Format 4.0 is in :mod:`sw.data.events_aedat4`. iniVation's pages on AEDAT specify the formats. They
-leave open what the bits of an address mean and from which corner columns and rows count. These are
-taken from the event extractors of jAER, the program that wrote most files of the formats 1.0 and
-2.0.
+leave open what the bits of an event's address mean and from which corner columns and rows count.
+These are taken from the event extractors of jAER, the program that wrote most files of the formats
+1.0 and 2.0.
 """
 
 from __future__ import annotations

@@ -107,8 +107,9 @@ def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray
     """Return the samples in a NumPy file, and their labels or None if it has none.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
-    ``labels``. Their shapes and types may be others than the network's if they can only mean one
-    thing (:func:`sw.data.samples.as_input`). Labels may be names of the network's classes.
+    ``labels``. Samples may have another shape or type than the network's input if there is only one
+    way to convert them (:func:`sw.data.samples.as_input`). Labels may be names of the network's
+    classes.
 
     Raises
     ------

@@ -103,8 +103,8 @@ def check(values: Any, n_bytes: int) -> None:
     ------
     ArchiveError
         There are too many values, they are nested too deeply, or their tensors claim too many
-        bytes. Or a tensor is sparse, quantised or complex, or repeats the same numbers in memory,
-        as those of ``Tensor.expand`` do.
+        bytes. Or a tensor is sparse, quantised or complex, or has several elements that share one
+        place in memory, like the results of ``Tensor.expand``.
     """
     left = [(values, 0, "")]
     n_values = n_claimed = 0

@@ -25,7 +25,7 @@ PER_TIMESTEP = "/per-timestep"
 SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
 """Surrogate gradients, in place of the spike's derivative in the backward pass.
 
-They are functions of ``x = slope * (membrane - threshold)``, each with area 1 over ``x``:
+They are functions of ``x = slope * (membrane - threshold)``; the area under each is 1:
 
 - ``sigmoid``: ``s(x) (1 - s(x))``, where ``s`` is the logistic function;
 - ``arctan``: ``1 / (2 (1 + (pi x / 2)^2))``;
@@ -46,7 +46,7 @@ LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
 The device leaks by shifts only. Before export, :func:`sw.model.resnet.round_leaks` replaces a
-trained leak by the nearest leak of this kind.
+trained leak by the nearest leak that shifts can compute.
 """
 
 
@@ -171,14 +171,15 @@ class BlockConfig:
     """
 
     gate: str = "IAND"
-    """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
-    to integers, so that layers after it read several maps."""
+    """Name of the gate: ``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``,
+    which sums spikes to integers, so that layers after it read several maps."""
     inner: str = "channel"
     """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"
     """Granularity of the coefficient on the block's output, after the gate."""
     kind: str = "basic"
-    """``basic``: two convolutions, both 3x3; ``bottleneck``: three, of 1x1, 3x3 and 1x1."""
+    """Kind of block: ``basic`` has two convolutions, both 3x3; ``bottleneck`` has three: 1x1, 3x3
+    and 1x1."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -198,7 +199,7 @@ class StageConfig:
     channels: int
     """Output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
-    """Stride of the first block, the same vertically and horizontally; that of all others is 1."""
+    """Stride of the first block, the same vertically and horizontally; all other blocks have 1."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
     """Blocks in order, at least one."""
 
@@ -239,7 +240,7 @@ class ModelConfig:
     stem_stride: int = 1
     """Stride of the stem's convolution, the same vertically and horizontally."""
     stem_pool: int = 2
-    """Height and width of the windows that OR-pool the stem's spikes; 1: no pooling."""
+    """Height and width of the windows over which the stem's spikes are ORed; 1 for no pooling."""
     stem_coefficient: str = "channel"
     """Granularity of the coefficient on the stem's spikes, see :class:`BlockConfig`."""
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)

@@ -287,7 +287,7 @@ class SpikingResNet(nn.Module):
         """Return the class scores for images or frames as :func:`to_input` prepares them.
 
         ``record`` is called once for every map, with its name in the integer network
-        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. These are part of the
+        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. The spikes are part of the
         autograd graph, so a loss may depend on them.
         """
         timesteps = self.config.timesteps
@@ -332,8 +332,8 @@ class SpikingResNet(nn.Module):
     def _classify(self, head: nn.Module, pooled: Tensor) -> Tensor:
         """Return the class scores ``(N, n_classes)`` that the linear layer ``head`` computes.
 
-        ``pooled`` ``(T * N, C)`` holds the means of a map over positions. The layer reads the means
-        of these over timesteps.
+        ``pooled`` ``(T * N, C)`` holds the means of a map over positions. The linear layer reads
+        the means of ``pooled`` over timesteps.
         """
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))
