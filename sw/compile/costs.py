@@ -89,9 +89,11 @@ def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
 
 
 def n_synaptic_ops(layer: Layer, maps: Maps) -> int:
-    """Count the synaptic operations of a layer: additions of one weight to one neuron.
+    """Return how many synaptic operations a layer does for one image.
 
-    Each spike of the maps that the layer reads causes as many operations as its fan-out.
+    A synaptic operation is the addition of one weight to one neuron. Each spike that the layer
+    reads causes one operation for every neuron that reads it (:func:`fan_out`). ``maps`` has at
+    least the maps that the layer reads.
     """
     used = fan_out(layer, maps[layer.source].shape[1:])
     spikes = sum(maps[name].sum(axis=(0, 1), dtype=np.int64) for name in layer.sources)
@@ -161,9 +163,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """Return the reports of all layers, including the costs that depend on the input.
 
-    The costs that depend on it are ``input_density``, ``n_synaptic_ops`` and the predicted
-    ``n_cycles``, as means over some images. Cycles take long to predict. They are therefore
-    predicted for at most :data:`N_PREDICTED` of the images, evenly spaced.
+    These costs are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means
+    over some images. Cycles take long to predict. They are therefore predicted for at most
+    :data:`N_PREDICTED` of the images, evenly spaced.
 
     Parameters
     ----------

@@ -9,12 +9,12 @@ inputs that a bank reads in one cycle; an input is *active* if it is a spike. Th
 jobs and chunks through the pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
-  its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
-  its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no slot
-  for a chunk while one of the queues that it feeds is too full. Each bank receives a slot one cycle
-  after the bank before it.
+  its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more slot, to
+  read its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no
+  slot for a chunk while a queue that this slot may fill is too full. Each bank receives a slot one
+  cycle after the bank before it.
 - The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
-  weights. It takes one cycle per active input, and one cycle for a job without any.
+  weights. This takes one cycle per active input, and one cycle for a job without any.
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
   queue of sums (``Config.sum_queue``), its scanner waits while this queue is full. Without a queue,
   scanner and lanes stall as long as any sums wait.

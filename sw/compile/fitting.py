@@ -23,8 +23,8 @@ class BoardReport:
     """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """Pair (needed, available) for each memory by name. If the network does not fit, only memories
-    that are too small are listed."""
+    """If the network fits, the number of rows (needed, available) in each memory by name. If not,
+    only what is too small is listed (:attr:`sw.compile.program.FitError.needs`)."""
     problem: str | None = None
     """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
@@ -142,10 +142,9 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     - fewer timesteps.
 
     The texts on sharing and on timesteps may also ask for narrower weights, but only if narrower
-    weights alone do not help.
-    If no kind helps, the only text asks for several of them together, or says that the network must
-    be smaller, and where. If the device cannot run the neurons of a layer, the only text says how
-    to change them.
+    weights alone do not help. If no kind helps, the only text asks for several of these changes
+    together, or says that the network must be smaller, and where. If the device cannot run the
+    neurons of a layer, the only text says how to change them.
     """
     lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
     if lacking:

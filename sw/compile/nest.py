@@ -24,7 +24,7 @@ from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Number of values of a granule address in a descriptor, which has 16 bits and wraps around."""
+"""Number of different granule addresses in a descriptor. These have 16 bits and wrap around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class LayerContext:
     pixels: bool
     """Whether the layer reads the bit-planes of an image."""
     pixel_bits: int
-    """Width of the image's pixels. If it is less than the number of bit-planes, the highest of them
+    """Width of the image's pixels. If it is less than the number of bit-planes, the highest planes
     are 0."""
 
     @property
@@ -150,8 +150,8 @@ class _Geometry:
     ``target`` is 0, because spikes are written after pooling."""
     target_column: int
     target_row: int
-    """Strides from one position after pooling to the next, in granules (8 bits) of the map that the
-    layer writes; 0 in an output layer."""
+    """Strides from one position after pooling to the next (``target_column``: in x, ``target_row``:
+    in y), in granules (8 bits) of the map that the layer writes; 0 in an output layer."""
     group: Strides
     """Strides from one channel group to the next."""
     time: Strides
@@ -280,7 +280,7 @@ def lacking_neurons(layer: Layer, config: Config) -> str | None:
 def _kept(context: LayerContext) -> tuple[int, int]:
     """Return how many rows, and how many columns, of the convolution's output are pooled.
 
-    Pooling drops those at the end that lie in no complete window.
+    Pooling drops the rows and columns at the end that lie in no complete window.
     """
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
@@ -421,10 +421,10 @@ def _order_jobs(
 ) -> tuple[int, list[Level]]:
     """Choose the order of a layer's jobs; return their spacing and the levels of the loop nest.
 
-    The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
-    The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
-    loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address.
+    The spacing is the smallest number of cycles between the starts of two successive jobs in the
+    fire unit. The order is the first of :func:`sw.compile.levels.interleavings` for which the core
+    has enough loop levels. Levels are innermost first. Those of one iteration are left out, because
+    they move no address.
 
     Level 0 is the innermost loop over the chunks of a job, because the chunk in this loop's last
     iteration may have fewer inputs, and the core expects such a chunk in the last iteration of

@@ -32,8 +32,8 @@ PIXELS = IMAGE
 class FitError(ValueError):
     """Error that a network does not fit a device.
 
-    ``needs`` maps the name of each resource that is too small to (needed, available); it is empty
-    if the fault is of another kind.
+    ``needs`` maps the name of each resource that is too small to a pair (needed, available), for
+    memories in rows. It is empty if the fault is of another kind.
     """
 
     def __init__(self, message: str, needs: dict[str, tuple[int, int]] | None = None):
@@ -60,7 +60,7 @@ class Placement:
 
     shape: Shape
     timesteps: int
-    """Number of timesteps, or of bit-planes."""
+    """Number of timesteps of the map. In a map of bit-planes, number of planes."""
     order: tuple[int, ...]
     """Channels in the order in which they are dealt to the banks."""
     banks: int
@@ -85,8 +85,8 @@ class Placement:
     def granule_rows(self) -> int:
         """Logarithm (base 2) of the number of weight rows that belong to a granule of 8 bits.
 
-        There are 8 rows, one for each bit. If a granule holds just one position with few channels,
-        there are only 1, 2 or 4 rows, because its other bits are never spikes.
+        Usually there are 8 rows, one for each bit. If a granule holds just one position with few
+        channels, there are only 1, 2 or 4 rows, because the granule's other bits are never spikes.
         """
         if self.pixel == GRANULE_BITS:
             return (self.bank_channels - 1).bit_length()
@@ -147,7 +147,7 @@ class Placement:
     def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the contents of the map's region if the map is ``spikes`` (T, C, H, W).
 
-        The result is an array (banks, n_bits) of 0 and 1, like ``spikes``.
+        The result is an array (banks, n_bits) of 0 and 1.
 
         Raises
         ------
@@ -191,15 +191,15 @@ class LayerPlan:
     """Names of the maps that the layer reads, in the order of their addresses."""
     n_jobs: int
     spacing: int
-    """Smallest number of cycles between the starts of two jobs in the fire unit."""
+    """Smallest number of cycles between the starts of two successive jobs in the fire unit."""
     n_beats: int
     """Number of cycles in which the fire unit updates the neurons of one job."""
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
     """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
-    the chunk's first bit, the number of its bits that are inputs of the job, and this number in the
-    last iteration of level 0, the innermost."""
+    the chunk's first bit, and how many of its bits are inputs of the job, first in all iterations
+    of level 0 (the innermost) but the last, then in the last iteration."""
     source_base: int
     """Bit address in each bank of the input window of the first job."""
     gated: bool
@@ -259,8 +259,8 @@ class Program:
         descriptors for a run on this input begin.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
     n_classes : number of logits.
-    spike_bytes : number of bytes of spike memory in use, in all banks together. They begin at row
-        0, and are cleared when the program is loaded.
+    spike_bytes : number of bytes of spike memory in use, in all banks together. These are the
+        first bytes, and are cleared when the program is loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
     pixel_bits : width to which the pixels of an image are rounded.
     """
@@ -280,7 +280,7 @@ class Program:
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
 
-        They are ``placements``, except that the maps ``moved`` lie elsewhere with buffer 1.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere if ``buffer`` is 1.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {

@@ -79,8 +79,8 @@ def quantize(
     pixel_bits : width in bits to which the pixels of images are rounded, 1 to 8.
     encoder_bits : width of the encoder's weights in bits: 2, 4 or 8.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
-        biases with. None takes the images in ``folded``, which come from the checkpoint; if there
-        are none, biases are not corrected.
+        biases with. If it is None, the images in ``folded`` are used, which come from the
+        checkpoint. If there are none, biases are not corrected.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def integer_layer(
 ) -> Layer:
     """Return a copy of ``layer`` in integers, with the given weights, biases and thresholds.
 
-    These must already be whole numbers that fit their widths.
+    All three must already be whole numbers that fit their widths.
     """
     return Layer(
         **layer.structure(),
@@ -371,8 +371,9 @@ def _mean_drive(layer: FoldedLayer, weight: Float, inputs: Float, n_images: int)
     """Return every channel's mean weighted sum (1, 1, 1, o) of its inputs, without the bias.
 
     ``inputs`` (t|1, C, H, W) are whole numbers: the inputs, summed over ``n_images`` images. The
-    result is the mean over images, positions and timesteps; in an output layer, it is the sum over
-    timesteps. It is the same in any order of summation (:func:`sw.convert.folded.exact`).
+    mean is over images, positions and timesteps; in an output layer, sums are added over timesteps
+    and the mean is over images only. The result is the same in any order of summation
+    (:func:`sw.convert.folded.exact`).
     """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(inputs, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))

@@ -167,8 +167,8 @@ def _header(raw: bytes) -> tuple[list[str], int]:
 def _read_3(raw: bytes) -> Recording:
     """Return the recording in a file of AEDAT 3.1.
 
-    It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
-    events, of 8 bytes each; other packets are skipped.
+    The file consists of packets, each with a header of 28 bytes. Packets of type 1 hold the
+    camera's events, of 8 bytes each; other packets are skipped.
     """
     place = raw.find(_END_3)
     if place < 0:

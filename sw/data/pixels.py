@@ -112,7 +112,7 @@ def _full_scale(high: float) -> int:
 
 
 def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
-    """Return the binary frames of all parts of a data set, of any numeric type, as uint8.
+    """Return the binary frames of all parts of a data set, converted from any number type to uint8.
 
     Parts are, for example, training and test data. ``what`` is the name of the data, with which the
     error's message begins.

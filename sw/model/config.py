@@ -40,8 +40,8 @@ MAX_NUMBER = 1 << 20
 MAX_BLOCKS = 1000
 """Largest number of blocks of a network."""
 ADD = "ADD"
-"""Name of the gate that adds spikes, with an integer result. Layers of the device then read the
-added maps one by one."""
+"""Name of the gate that adds spikes, with an integer result. On the device, the layers that use the
+sum read the added maps one by one."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 

@@ -162,7 +162,7 @@ def fashion_mnist_large() -> ModelConfig:
 def nmnist() -> ModelConfig:
     """Return a network for N-MNIST, whose samples are event frames of 34x34.
 
-    The first layer halves their height and width twice.
+    The stem halves the height and width of the frames twice, by its stride and by pooling.
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(

@@ -364,8 +364,9 @@ def round_leaks(model: SpikingResNet, n_shifts: int = N_LEAK_SHIFTS) -> ModelCon
 
     Trained leaks have the name ``LEARNED``. A device computes a leak as a sum of shifts of the
     membrane (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, including none,
-    the one with the nearest decay is chosen; small devices have leaks with one shift only. The
-    weights can stay as they are, but some more training with the new leaks improves accuracy.
+    the one with the nearest decay is chosen; small devices have leaks with one shift only
+    (``n_shifts`` of 1). The weights can stay as they are, but some more training with the new leaks
+    improves accuracy.
     """
     available = [("NONE", (0,))] + [
         (leak, shifts) for leak in ("SUBTRACT", "KEEP") for shifts in leak_shifts(n_shifts)

@@ -67,7 +67,8 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : for each bank, the indices of its input channels on their axis of ``layer.weight``.
+    inputs : for each bank, the indices of its input channels along the axis of input channels of
+        ``layer.weight``.
     """
     least = most = 0
     for channels in inputs:

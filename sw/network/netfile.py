@@ -150,6 +150,8 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
 def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
     """Return the offsets in the file at which the checksum's bytes begin and end.
 
+    ``data_start`` and ``header`` are the results of :func:`_header`.
+
     Raises
     ------
     ContentError
@@ -274,9 +276,9 @@ def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
 def _config(document: dict[str, Any]) -> tuple[Config | None, str | None]:
     """Return the device configuration that a document names, and None.
 
-    If this version of Spikefold does not know the configuration, return None and a text that says
-    so. If the document names no configuration, return None twice. A configuration of another
-    version of the gateware is no error: the network can be compiled for any other device.
+    If this version of Spikefold does not know the configuration, return instead None and a text
+    that says so. This is no error, because the network can be compiled for any other device. If the
+    document names no configuration, both results are None.
     """
     value = document.get("config")
     if document["version"] == 1:

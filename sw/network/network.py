@@ -44,7 +44,7 @@ MAX_LAYERS = 255
 :attr:`hw.spec.Config.max_layers`."""
 
 MAX_ADDENDS = 63
-"""Largest number of maps that a layer adds to its source."""
+"""Largest number of maps that a layer reads besides its ``source``."""
 
 MAX_MAP = 1 << 30
 """Largest number of elements of a map over all timesteps, and of pixels of an image."""
@@ -157,8 +157,9 @@ class AnyLayer(Generic[Weight, Param]):
 
     @property
     def n_summed(self) -> int:
-        """Number of maps that are added up before the sum is multiplied by weights; this is also
-        the largest value of the sum.
+        """Number of maps that are added up before the sum is multiplied by weights.
+
+        It is also the largest value of the sum. It is 1 if each map has weights of its own.
         """
         return 1 if self.stacked else len(self.sources)
 
@@ -219,7 +220,8 @@ class Network:
         binary frames.
     pixel_bits : width of the pixels that the encoder reads. Each pixel of an image, 0 to 255, is
         first rounded to a whole number from 0 to ``2**pixel_bits - 1``
-        (:func:`sw.network.encoder.rounded`). 8, which changes no pixel, if there is no encoder.
+        (:func:`sw.network.encoder.rounded`). With 8, pixels stay as they are. It is 8 if there is
+        no encoder.
     layers : the other layers, in an order in which every map is written before it is read. The last
         one, and no other, is an output layer.
     weight_bits : width in bits that suffices for every weight of ``layers``.
@@ -332,7 +334,7 @@ def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
 
 
 def _check_encoder(encoder: Layer) -> None:
-    """Check the restrictions on an encoder that other layers do not have."""
+    """Check the restrictions that apply to encoders only."""
     _require(
         encoder.source == IMAGE, encoder.name, f"an encoder reads {IMAGE!r}, not {encoder.source!r}"
     )
