@@ -103,7 +103,8 @@ def _kept(
     """Return the indices of the layers whose rows are kept on the FPGA.
 
     If the device has no other memory, or if all layers fit, these are all layers. Otherwise layers
-    are kept as far as there is room, beginning with those that read each of their rows most often.
+    are kept as far as there is room, beginning with the layers that read each of their rows most
+    often.
 
     Parameters
     ----------

@@ -70,10 +70,10 @@ def cut_window(
     ----------
     source : place in spike memory of the map that the layer reads.
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
-        those of the next.
+        the weights of the next.
     aligned : whether every run (the bits of a kernel row) begins at the first bit of a granule (8
-        bits). If not, up to 7 bits of each chunk cannot be used: a chunk is read as whole granules,
-        and its first granule may begin with bits that do not belong to it.
+        bits). If not, up to 7 bits of each chunk cannot be used. The reason is that a chunk is read
+        as whole granules, of which the first may begin with bits that do not belong to the chunk.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -98,13 +98,13 @@ def _gather_rows(
 ) -> Chunks | None:
     """Return chunks that hold several short kernel rows each, one row in each piece (16 bits).
 
-    Return None if this is not possible: if a kernel row is not one run (consecutive bits with
-    consecutive weight rows) or does not fit a piece, if a chunk could hold only one row, or if an
-    offset exceeds its field of the layer's descriptor.
+    Return None if a kernel row is not one run (consecutive bits with consecutive weight rows) or
+    does not fit a piece, if a chunk could hold only one row, or if an offset exceeds its field of
+    the layer's descriptor.
 
     ``missing`` is 0 if every run begins at the first bit of a granule (8 bits), else 8. If it is 8,
-    up to 7 bits of each piece cannot be used: a piece is read as whole granules, and its first
-    granule may begin with bits that do not belong to it.
+    up to 7 bits of each piece cannot be used. The reason is that a piece is read as whole granules,
+    of which the first may begin with bits that do not belong to the piece.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels

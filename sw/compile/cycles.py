@@ -180,7 +180,7 @@ class _Bank:
     """Timing of one bank: the cycles in which it queues and scans its chunks.
 
     The bank drops chunks without spikes. It must mark the last chunk of each job. Therefore it
-    holds back a chunk with spikes until the job's next one, or the job's end, arrives.
+    holds back a chunk with spikes until the job's next chunk with spikes, or the job's end.
 
     For each job, :meth:`chunk` is called once per chunk, then :meth:`end_job` and :meth:`taken`.
     """

@@ -57,7 +57,7 @@ def _fits(network: Network, config: Config) -> bool:
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Yield (description, layer) for every way in which the layer could share more of its weights.
 
-    They can be shared over timesteps, positions, or both, and so can biases and thresholds. The
+    Weights can be shared over timesteps, positions, or both, and so can biases and thresholds. The
     variant with the fewest weights comes last.
     """
     threshold = layer.threshold

@@ -157,8 +157,8 @@ class _Geometry:
     time: Strides
     """Strides from one timestep to the next."""
     weight_pitch: int
-    """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
-    next."""
+    """Number of rows of a bank's weight memory from the weights of one kernel row to the weights of
+    the next."""
     map: Strides
     """Strides from one of the maps that the layer reads to the next. Its ``weight`` is 0 if the
     maps share their weights."""
@@ -423,13 +423,12 @@ def _order_jobs(
 
     The spacing is the smallest number of cycles between the starts of two successive jobs in the
     fire unit. The order is the first of :func:`sw.compile.levels.interleavings` for which the core
-    has enough loop levels. Levels are innermost first. Those of one iteration are left out, because
-    they move no address.
+    has enough loop levels. Levels are innermost first. Levels of one iteration are left out,
+    because they move no address.
 
-    Level 0 is the innermost loop over the chunks of a job, because the chunk in this loop's last
-    iteration may have fewer inputs, and the core expects such a chunk in the last iteration of
-    level 0. So this loop stays even if it has one iteration, unless the device then has too few
-    levels.
+    Level 0 is the innermost loop over the chunks of a job. The chunk in this loop's last iteration
+    may have fewer inputs, and the core expects such a chunk in the last iteration of level 0. So
+    this loop is kept even if it has one iteration, unless the device then has too few levels.
 
     Raises
     ------

@@ -134,7 +134,7 @@ def _first_order(
     Parameters
     ----------
     members : names of the maps, which will lie side by side.
-    reads : for each layer that reads several of them, the names of these maps.
+    reads : for each layer that reads several of the maps, the names of those that it reads.
     max_distance : largest distance, in places of the order, from one of the maps that a layer reads
         to the next of them.
 

@@ -198,12 +198,12 @@ class LayerPlan:
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
     """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
-    the chunk's first bit, and how many of its bits are inputs of the job, first in all iterations
-    of level 0 (the innermost) but the last, then in the last iteration."""
+    the chunk's first bit; how many of its bits are inputs of the job in all iterations of level 0
+    (the innermost) but the last; and how many in the last iteration."""
     source_base: int
     """Bit address in each bank of the input window of the first job."""
     gated: bool
-    """Whether a gate joins the layer's spikes with those of another map."""
+    """Whether a gate joins the layer's spikes with the spikes of another map."""
     n_plane_steps: int
     """Number of iterations of the loop over timesteps that read bit-planes, in a layer that takes
     pixels; the timesteps that follow read no input. It is 0 in other layers."""

@@ -57,9 +57,9 @@ def weight_rows(
     maps : order in which the device reads the layer's maps, as indices of
         :attr:`sw.network.network.AnyLayer.sources`.
     target : output channels in the order of the lanes. A lane computes one channel of a group.
-    n_rows : number of rows in a bank for one position of a kernel row. They may be more than the
-        channels of a bank, as a position is padded to whole bytes in spike memory. The rows of the
-        padding are left out at the last position, because nothing follows it.
+    n_rows : number of rows in a bank for one position of a kernel row. There may be more rows than
+        channels in a bank, because a position is padded to whole bytes in spike memory. The rows of
+        the padding are left out at the last position, because nothing follows it.
 
     Returns
     -------

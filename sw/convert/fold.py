@@ -274,10 +274,10 @@ def check(model: SpikingResNet) -> None:
     Raises
     ------
     sw.model.config.ModelError
-        No device can run it, for one of these reasons: it has ReLUs instead of spiking neurons; it
-        has learned leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`); a gate
-        joins spikes with a sum of spikes, the result of the gate ``ADD``
-        (:data:`sw.model.config.ADD`) of the block before; or a sum has too many maps.
+        No device can run the network: it has ReLUs instead of spiking neurons, or learned leaks (a
+        device's leaks are sums of shifts, :class:`hw.spec.Leak`). Or a gate joins spikes with a sum
+        of spikes, because the block before has the gate ``ADD`` (:data:`sw.model.config.ADD`). Or a
+        sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(

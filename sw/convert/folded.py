@@ -40,7 +40,7 @@ class Scales:
 
     A network that was fine-tuned with quantised weights (:mod:`sw.training.finetune`) keeps the
     scales that it was tuned with. ``weight_bits`` is the width of the integer weights in bits, and
-    ``param_bits`` that of biases and thresholds.
+    ``param_bits`` the width of the integer biases and thresholds.
     """
 
     weight_bits: int

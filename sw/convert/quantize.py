@@ -85,9 +85,9 @@ def quantize(
     Raises
     ------
     QuantizeError
-        A width is not supported; or another width than 8 is given for pixels or for the encoder's
-        weights, but the network has no encoder; or a bias or threshold does not fit ``param_bits``,
-        whichever scale is chosen; or a threshold does not fit with the scale that the network was
+        A width is not supported. Or another width than 8 is given for pixels or for the encoder's
+        weights, but the network has no encoder. Or a bias or threshold does not fit ``param_bits``,
+        whichever scale is chosen. Or a threshold does not fit with the scale that the network was
         fine-tuned with.
     """
     return quantize_with_scales(

@@ -193,9 +193,9 @@ def assemble(
     Raises
     ------
     DataError
-        A part has no samples, not as many labels as samples, or a label that is no class; or the
-        samples of two parts differ in shape; or the validation split cannot be made, for example
-        because a class has no training samples; or ``n_validation`` is given although ``parts``
+        A part has no samples, not as many labels as samples, or a label that is no class. Or the
+        samples of two parts differ in shape. Or the validation split cannot be made, for example
+        because a class has no training samples. Or ``n_validation`` is given although ``parts``
         has validation data.
     """
     validation = parts.validation
@@ -298,9 +298,9 @@ def from_objects(
     Raises
     ------
     DataError
-        A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
-        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None or its events do not
-        suit the sensor; or the validation data cannot be taken.
+        A sample is neither a recording nor frames, or frames differ in shape. Or a class is not
+        from 0 to ``len(labels)`` - 1. Or a sample is a recording, but ``sensor`` is None, or the
+        events do not suit the sensor. Or the validation data cannot be taken.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:

@@ -242,7 +242,7 @@ def _decode_evt3(words: NDArray[np.uint16]) -> Columns:
     A word has four bits of type and 12 bits of data. Most words only set a value for the events
     that follow: the row, the upper or the lower 12 bits of the time, or the first column of a
     series of vector words. A word for a single event holds its column. A vector word holds one bit
-    for each of 12 or 8 neighbouring columns, which follow those of the vector word before.
+    for each of 12 or 8 neighbouring columns. They follow the columns of the vector word before.
     """
     data = words.astype(np.int64)
     kind, value = data >> 12, data & 0xFFF

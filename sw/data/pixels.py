@@ -22,8 +22,8 @@ OPAQUE = 255
 def channels_last(shape: Sequence[int]) -> bool:
     """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
-    It is assumed that they are if the last axis has at most :data:`MOST_CHANNELS` entries and both
-    others have more. Otherwise the axes are taken for channels, rows and columns.
+    This is assumed if the last axis has at most :data:`MOST_CHANNELS` entries and both others have
+    more. Otherwise the axes are taken for channels, rows and columns.
     """
     first, second, last = shape[-3:]
     return last <= MOST_CHANNELS < min(first, second)

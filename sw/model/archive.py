@@ -60,9 +60,8 @@ def _copied(path: Path, n_bytes: int) -> io.BytesIO:
     """Return a copy of a zip archive in memory, after checking that its entries are uncompressed
     and intact.
 
-    ``n_bytes`` is the size of the file. torch then reads the copy instead of the file, for two
-    reasons: torch ignores checksums, and in a damaged file its reader may find other entries than
-    those checked here.
+    ``n_bytes`` is the size of the file. torch reads the copy instead of the file, because torch
+    ignores checksums, and may find other entries in a damaged file than those checked here.
 
     Raises
     ------

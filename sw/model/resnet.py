@@ -34,8 +34,8 @@ from sw.network.network import INPUT, Shape, conv_size
 class Block(nn.Module):
     """Residual block: two or three convolutions, each with batch-norm and neurons, then a gate.
 
-    The gate joins the last neurons' spikes with those of the identity. The identity is the block's
-    input; where the block changes the shape, it is the output of the layer ``downsample``.
+    The gate joins the last neurons' spikes with the spikes of the identity. The identity is the
+    block's input; where the block changes the shape, it is the output of the layer ``downsample``.
 
     Convolution ``n``, counted from 1, is the module ``conv{n}``. Its batch-norm, its neurons and
     the coefficient of their spikes are ``bn{n}``, ``neuron{n}`` and ``coefficient{n}``. The last
@@ -118,9 +118,9 @@ class Block(nn.Module):
 
         Returns
         -------
-        Three values: the block's output, which is binary spikes ``(T * N, C, H, W)``, or sums of
-        spikes with an ``ADD`` gate; the output together with its coefficient; and the residual
-        branch's spikes before the gate.
+        Three values. The first is the block's output ``(T * N, C, H, W)``: sums of spikes with an
+        ``ADD`` gate, binary spikes with any other gate. The second is the output together with its
+        coefficient. The third is the residual branch's spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):

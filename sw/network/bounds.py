@@ -39,8 +39,8 @@ class Bounds:
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    An input is a spike, 0 or 1. If a layer adds up several maps before it multiplies them by
-    weights, an input is a sum of spikes, one from each map, and may be as large as the number of
+    An input is a spike, 0 or 1. In a layer that adds up several maps before it multiplies them by
+    weights, an input is a sum of spikes, one from each map, so it may be as large as the number of
     maps. The bias is not included.
 
     Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. An
@@ -61,8 +61,8 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
     and one timestep; in an output layer, for one neuron over all timesteps. The inputs are 0 or 1,
-    even in a layer that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a
-    time, and the sums of several planes are combined after the banks.
+    even in a layer that reads pixels, because a bank adds up one bit-plane (one bit of every pixel)
+    at a time. The sums of several planes are combined after the banks.
 
     Parameters
     ----------

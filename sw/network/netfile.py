@@ -7,9 +7,9 @@ metadata entry, ``spikefold``, is a JSON document with the same structure. In it
 of the whole file with its own 32 bytes taken as zero, so that every changed byte is detected
 (safetensors itself loads a flipped bit silently).
 
-The file names the device that the network was exported for, but holds no compiled program: a
-program that does not match its network would give wrong answers, and compiling takes only a tenth
-of a second. Files of version 1 also hold a program, which is not read.
+The file names the device that the network was exported for, but holds no compiled program. A
+program that did not match its network would give wrong answers, and compiling takes only a tenth of
+a second. Files of version 1 also hold a program, which is not read.
 
 This module does not import torch.
 """
