@@ -104,7 +104,8 @@ def _gather_rows(
 
     ``missing`` is 0 if every run begins at the first bit of a granule (8 bits), else 8. If it is 8,
     up to 7 bits of each piece cannot be used. The reason is that a piece is read as whole granules,
-    of which the first may begin with bits that do not belong to the piece.
+    of which the first may begin with bits that do not belong to the piece. For the other
+    parameters, see :func:`cut_window`.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -142,7 +143,8 @@ def _split_runs(
     ``missing`` is the number of bits of each chunk that are not used: 0 if every run begins at the
     first bit of a granule (8 bits), else 8. A chunk is read as whole granules, and its first
     granule may begin with up to 7 bits that do not belong to it. Leaving out 8 bits instead of 7
-    lets all chunks of a run begin at the same bit of a granule.
+    lets all chunks of a run begin at the same bit of a granule. For the other parameters, see
+    :func:`cut_window`.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
@@ -160,10 +162,10 @@ def _split_runs(
     def valid(n_bits: int) -> tuple[int, ...]:
         """Return, for each piece (16 bits) of a chunk, how many of its bits are inputs of the job.
 
-        The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. If every
-        position takes a whole piece but has fewer than 16 channels, only the bits of its channels
-        count. There are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's
-        chunk are 0.
+        The chunk holds ``n_bits`` bits of a run (the bits of a kernel row), which fill its pieces
+        one after another. If every position takes a whole piece but has fewer than 16 channels,
+        only the bits of its channels count. There are always :data:`hw.protocol.N_PIECES` numbers;
+        those beyond the device's chunk are 0.
         """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused

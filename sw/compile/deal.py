@@ -71,10 +71,10 @@ def orders(
 def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
     """Return an order of dealing in which the summed rates of all banks are about even.
 
-    The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. This fixes how
-    many channels each bank gets. To find the order, the channels are taken from the highest rate to
-    the lowest. Each is given to the bank with the lowest sum of rates, among those that do not have
-    all their channels yet.
+    The result holds the channels in this order: entry ``q`` goes to bank ``q % banks``. This fixes
+    how many channels each bank gets. To find the order, the channels are taken from the highest
+    rate to the lowest. Each is given to the bank with the lowest sum of rates, among those that do
+    not have all their channels yet.
 
     >>> deal(np.array([8.0, 4.0, 3.0, 1.0, 1.0]), banks=2)
     (0, 1, 3, 2, 4)

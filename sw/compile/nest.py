@@ -24,7 +24,8 @@ from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Number of different granule addresses in a descriptor. These have 16 bits and wrap around."""
+"""Number of different addresses of granules (8 bits of spike memory) in a descriptor. These
+addresses have 16 bits and wrap around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class LayerContext:
     final: bool
     """Whether the layer is the last one of the network."""
     pixels: bool
-    """Whether the layer reads the bit-planes of an image."""
+    """Whether the layer reads the bit-planes of an image (one bit of every pixel each)."""
     pixel_bits: int
     """Width of the image's pixels. If it is less than the number of bit-planes, the highest planes
     are 0."""
@@ -403,9 +404,9 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
     """Return the loop over timesteps.
 
-    If the layer reads pixels, the first ``n_plane_steps`` iterations of the loop read bit-planes,
-    and the timesteps follow. In an output layer this loop is inside the job, which adds up all
-    timesteps.
+    If the layer reads pixels, the first ``n_plane_steps`` iterations of the loop read bit-planes
+    (one bit of every pixel each), and the timesteps follow. In an output layer this loop is inside
+    the job, which adds up all timesteps.
     """
     output = context.layer.output
     return Level(

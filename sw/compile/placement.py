@@ -46,10 +46,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     """Return the distance in bits between rows of the input map, which the host writes.
 
-    ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
-    half times this number, if a chunk (the input bits that are read in one cycle) can then hold
-    more rows of the kernel. This is possible only in layers whose kernel rows fit 16 bits each
-    (:func:`_is_short`).
+    ``row`` is the number of bits that a row needs in a bank, and ``kernel_y`` the number of rows of
+    the kernel. The distance may be up to one and a half times ``row``, if a chunk (the input bits
+    that are read in one cycle) can then hold more rows of the kernel. This is possible only in
+    layers whose kernel rows fit 16 bits each (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -58,8 +58,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 MAX_STEPS = 30_000
-"""Largest number of steps of a search for an order of a series. They take up to a few seconds. A
-search through all orders of 7 maps takes fewer."""
+"""Largest number of steps of a search for an order of maps that lie side by side in spike memory.
+So many steps take up to a few seconds. A search through all orders of 7 maps takes fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:

@@ -65,7 +65,8 @@ class Placement:
     """Channels in the order in which they are dealt to the banks."""
     banks: int
     by_plane: bool
-    """Whether the banks divide the bit-planes of the map among them, instead of its channels."""
+    """Whether the banks divide the bit-planes of the map (one bit of every pixel each) among them,
+    instead of its channels."""
     base: int
     """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
@@ -197,18 +198,19 @@ class LayerPlan:
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
-    the chunk's first bit; how many of its bits are inputs of the job in all iterations of level 0
-    (the innermost) but the last; and how many in the last iteration."""
+    """Three numbers for each piece (16 bits) of a chunk (:mod:`sw.compile.chunks`): its offset in
+    bits from the chunk's first bit; how many of its bits are inputs of the job in all iterations of
+    level 0 (the innermost) but the last; and how many in the last iteration."""
     source_base: int
     """Bit address in each bank of the input window of the first job."""
     gated: bool
     """Whether a gate joins the layer's spikes with the spikes of another map."""
     n_plane_steps: int
-    """Number of iterations of the loop over timesteps that read bit-planes, in a layer that takes
-    pixels; the timesteps that follow read no input. It is 0 in other layers."""
+    """Number of iterations of the loop over timesteps that read bit-planes (one bit of every pixel
+    each), in a layer that takes pixels. The timesteps that follow read no input. It is 0 in other
+    layers."""
     time_level: int
-    """Index of the level that runs over timesteps; 0 if there is only one timestep."""
+    """Index of the level (loop) that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
     """Number of rows of weights in all banks together."""
     param_rows: int
@@ -250,8 +252,8 @@ class Program:
     images : bytes to write to each memory (:class:`hw.protocol.Space`) from row 0 on: weight
         memory, parameter memory and, if the device has it, memory outside the FPGA.
     placements : regions of spike memory by name of the map.
-    inputs : regions that the host writes before a run, one per buffer; the first is in
-        ``placements``. With two, the host can fill one while the device reads the other.
+    inputs : regions that the host writes before a run (an inference), one per buffer; the first is
+        in ``placements``. With two, the host can fill one while the device reads the other.
     moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
         (:meth:`places`): the map that the host writes, and the maps that layers read together with
         it.
@@ -278,7 +280,7 @@ class Program:
     pixel_bits: int
 
     def places(self, buffer: int) -> dict[str, Placement]:
-        """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
+        """Return the regions of all maps, by name, in an inference on ``inputs[buffer]``.
 
         They are ``placements``, except that the maps ``moved`` lie elsewhere if ``buffer`` is 1.
         """
@@ -327,7 +329,7 @@ class Program:
         return place.pack(bit_planes(rounded(sample, self.pixel_bits)) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Return the logits (n_classes,) of a run.
+        """Return the logits (n_classes,) of an inference.
 
         ``raw`` is the bytes of the first ``n_result_rows`` rows of
         :attr:`hw.protocol.Space.RESULT`.
@@ -345,7 +347,7 @@ class Program:
         return len(self.layers) * self.config.counter_rows
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Return the counters of every layer in a run, by name of the layer.
+        """Return the counters of every layer in an inference, by name of the layer.
 
         ``raw`` is the bytes of the first ``n_counter_rows`` rows of
         :attr:`hw.protocol.Space.COUNTER`.

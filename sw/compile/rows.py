@@ -47,9 +47,10 @@ def weight_rows(
     """Return a layer's weights in the order of weight memory.
 
     Each bank has the weights of its own input channels. If the banks divide the bit-planes of an
-    image among them instead, each has the weights of all channels. Rows without an input channel
-    and lanes without an output channel have weights of 0. If the layer reads several maps, each
-    with weights of its own, the weights of each map follow those of the one before it.
+    image (one bit of every pixel each) among them instead, each bank has the weights of all
+    channels. Rows without an input channel and lanes without an output channel have weights of 0.
+    If the layer reads several maps, each with weights of its own, the weights of each map follow
+    those of the one before it.
 
     Parameters
     ----------

@@ -405,8 +405,8 @@ def _fold_coefficient(
     """Multiply a convolution's weight by the coefficient ``a`` of its input spikes.
 
     ``weight`` is (t|1, o, c, ky, kx), ``a`` is (t|1, c, H|1, W|1) or None, and the result is
-    (t|1, y|1, x|1, o, c, ky, kx). If the coefficient differs from position to position, each neuron
-    has weights of its own.
+    (t|1, y|1, x|1, o, c, ky, kx). The other parameters are those of the convolution. If ``a``
+    differs from position to position, each neuron has weights of its own.
     """
     if a is None:
         return weight[:, None, None]

@@ -370,10 +370,10 @@ def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
 def _mean_drive(layer: FoldedLayer, weight: Float, inputs: Float, n_images: int) -> Float:
     """Return every channel's mean weighted sum (1, 1, 1, o) of its inputs, without the bias.
 
-    ``inputs`` (t|1, C, H, W) are whole numbers: the inputs, summed over ``n_images`` images. The
-    mean is over images, positions and timesteps; in an output layer, sums are added over timesteps
-    and the mean is over images only. The result is the same in any order of summation
-    (:func:`sw.convert.folded.exact`).
+    ``weight`` are the weights, in floats or rounded. ``inputs`` (t|1, C, H, W) are whole numbers:
+    the inputs, summed over ``n_images`` images. The mean is over images, positions and timesteps;
+    in an output layer, sums are added over timesteps and the mean is over images only. The result
+    is the same in any order of summation (:func:`sw.convert.folded.exact`).
     """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(inputs, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))

@@ -166,7 +166,7 @@ def _check_numbers(values: NDArray[Any], name: str) -> None:
 
 
 def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
-    """Return the values of a counter of ``n_bits`` as if it had never overflowed.
+    """Return ``counts``, values of a counter of ``n_bits``, as if it had never overflowed.
 
     Wherever the count falls by more than half of its range, the counter has started again from 0.
 

@@ -66,7 +66,8 @@ def _run_back(
     ``grad`` are the gradients of the loss with respect to the spikes, and ``membranes`` is the
     second result of :func:`_run`. Gradients and membranes are lists over timesteps. In place of the
     spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
-    ``slope`` is used (:data:`sw.model.config.SURROGATES`).
+    ``slope`` is used (:data:`sw.model.config.SURROGATES`). For the other parameters, see
+    :func:`neuron_forward`.
     """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
@@ -130,8 +131,10 @@ def neuron_backward(
 
     ``grad`` is the gradient of the loss with respect to the spikes, and ``membranes`` is the second
     result of :func:`neuron_forward`. No gradient passes through the reset's dependence on the spike
-    (Chen et al., arXiv 2301.11929). If the drive was the same at every timestep, use ``total``: it
-    sums the result over time to ``(1, ...)``.
+    (Chen et al., arXiv 2301.11929). With ``total``, the result is summed over time to ``(1, ...)``,
+    for a drive that is the same at every timestep. ``surrogate`` is one of
+    :data:`sw.model.config.SURROGATES`, and ``slope`` its steepness. For the other parameters, see
+    :func:`neuron_forward`.
     """
     grads = _run_back(list(grad), list(membranes), decay, threshold, reset, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
@@ -167,7 +170,8 @@ def pooled_forward(
     """Run neurons as :func:`neuron_forward` does, and return their OR-pooled spikes.
 
     A pooled spike is 1 if any neuron of its window fires. Windows are ``pool`` (rows, columns)
-    large; the rows of the maps lie along ``axis`` and their columns along the next one.
+    large; the rows of the maps lie along ``axis`` and their columns along the next axis. For the
+    other parameters, see :func:`neuron_forward`.
     """
     runs = [
         _run(_by_time(part, timesteps), decay, threshold, reset)[0]
@@ -195,6 +199,7 @@ def pooled_backward(
     neuron if none did, as in max-pooling.
 
     The neurons run again here, which is faster than storing their membranes in the forward pass.
+    For the other parameters, see :func:`neuron_backward` and :func:`pooled_forward`.
     """
     timesteps = len(grad)
     parts = _windows(drive, pool, axis)

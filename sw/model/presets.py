@@ -25,10 +25,10 @@ from sw.model.config import (
 def fashion_mnist() -> ModelConfig:
     """Return the network of the ``fashion-mnist`` recipe.
 
-    In the last block, both coefficients have a value for every element. When they are folded into
-    the layers that read their spikes, the second convolution gets weights of its own for every
-    position, and the classifier for every position and timestep. The folded network still has fewer
-    than 300,000 weights.
+    In the last block, both Real-Spike coefficients (trained factors of spikes) have a value for
+    every element. When they are folded into the layers that read their spikes, the second
+    convolution gets weights of its own for every position, and the classifier for every position
+    and timestep. The folded network still has fewer than 300,000 weights.
     """
     return ModelConfig(
         stem_channels=32,

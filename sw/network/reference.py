@@ -192,7 +192,8 @@ def _fire(
     """Return the spikes (N, T, O, H', W') of a layer's neurons, before gate and pooling.
 
     The number types are the fastest in which the computation is exact. If ``membranes`` is given,
-    the membranes that are compared with the threshold are written into it.
+    the membranes that are compared with the threshold are written into it. For the other
+    parameters, see :func:`run_layer`.
     """
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
