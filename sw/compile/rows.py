@@ -160,7 +160,7 @@ def descriptor_bytes(
     Parameters
     ----------
     name : name of the layer, for messages.
-    header : values of the fields of :class:`hw.protocol.Header`; others are 0.
+    header : values of the fields of :class:`hw.protocol.Header`; fields that are left out are 0.
     levels : values of the fields of :class:`hw.protocol.Level`, innermost level first.
 
     Raises

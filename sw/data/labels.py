@@ -69,7 +69,9 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
 def numbered(
     labels: Mapping[str, NDArray[Any]], what: str
 ) -> tuple[dict[str, Numbers], tuple[str, ...]]:
-    """Give each class of a data set a number, from 0 on, in the order of their labels.
+    """Return the number of each sample's class, and the names of the classes.
+
+    Classes are numbered from 0 on, in the order of their labels.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def numbered(
 
     Returns
     -------
-    The number of each sample's class, by part; and the names of the classes.
+    The numbers (N,) by part, and the names in the order of the numbers.
 
     Raises
     ------

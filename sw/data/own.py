@@ -203,10 +203,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return the part of the data set that an array of this name belongs to.
+    """Return the part of the data set that an array of this name belongs to, and whether the array
+    holds labels.
 
-    The second result says whether the array holds labels. The result is None if no part of a data
-    set has an array of this name.
+    Return None if no part of a data set has an array of this name.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}

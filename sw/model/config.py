@@ -197,7 +197,7 @@ class StageConfig:
     """Configuration of a stage: a sequence of blocks with the same number of output channels."""
 
     channels: int
-    """Output channels of every block; a multiple of 4 if there are bottlenecks."""
+    """Number of output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
     """Stride of the first block, the same vertically and horizontally; all other blocks have 1."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
@@ -234,7 +234,7 @@ class ModelConfig:
     n_classes: int = 10
     """Number of classes."""
     stem_channels: int = 32
-    """Output channels of the stem's convolution."""
+    """Number of output channels of the stem's convolution."""
     stem_kernel: int = 3
     """Height and width of the stem's kernel; odd."""
     stem_stride: int = 1

@@ -27,7 +27,7 @@ def rounded(images: NDArray[np.uint8], pixel_bits: int) -> NDArray[np.uint8]:
     """Return images whose pixels, 0 to 255, are rounded to ``pixel_bits`` bits.
 
     0 stays 0, and 255 becomes the largest value of that width. No pixel lies halfway between two
-    values.
+    rounded values, so rounding is never ambiguous.
 
     >>> rounded(np.array([0, 8, 9, 25, 26, 255], np.uint8), 4).tolist()
     [0, 0, 1, 1, 2, 15]
