@@ -22,8 +22,9 @@ encrypted or use an unknown compression."""
 def write_whole(path: str | Path, raw: bytes) -> None:
     """Write ``raw`` to a file completely or not at all. A temporary file in the same folder is
     written first and then renamed to ``path``. So a previous file at ``path`` remains if writing
-    fails. A symbolic link stays, and the file that it points to is written. Devices and pipes, such
-    as ``/dev/stdout``, are written directly, because renaming would replace them by a file.
+    fails. If ``path`` is a symbolic link, the link stays, and the file that it points to is
+    written. Devices and pipes, such as ``/dev/stdout``, are written directly, because renaming
+    would replace them by a file.
 
     Raises
     ------

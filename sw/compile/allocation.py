@@ -30,9 +30,10 @@ def allocate(
 
     Returns
     -------
-    The bytes of each memory: weight memory (without the descriptors), parameter memory and, if the
-    device has it, memory outside the FPGA. If the network does not fit, they may be more than the
-    memory has. The second result is the layers with their final addresses.
+    Two results. The first is the contents of each memory: weight memory (without the descriptors),
+    parameter memory and, if the device has it, memory outside the FPGA. Contents may be larger than
+    their memory, because sizes are not checked here. The second result is the layers with their
+    final addresses.
     """
     weights_inside = _kept(
         compiled,
@@ -101,15 +102,16 @@ def _kept(
 ) -> set[int]:
     """Return the indices of the layers whose rows are kept on the FPGA.
 
-    These are all layers if the device has no other memory or if all fit. Otherwise layers are kept
-    as far as there is room, beginning with those that read each of their rows most often.
+    If the device has no other memory, or if all layers fit, these are all layers. Otherwise layers
+    are kept as far as there is room, beginning with the layers that read each of their rows most
+    often.
 
     Parameters
     ----------
     available : number of rows of the memory on the FPGA.
-    needed : returns the number of rows that a layer has.
-    reads : returns the total number of row reads of a layer, in an inference in which all of its
-        inputs are active.
+    needed : function that returns the number of rows of a layer.
+    reads : function that returns how many times a layer reads a row, in an inference in which all
+        of its inputs are active.
     """
     everything = set(range(len(compiled)))
     if not config.offchip_depth or sum(map(needed, compiled)) <= available:

@@ -34,11 +34,11 @@ class Chunks:
     """How the input window of a job is divided into chunks; it is the same for all jobs of a layer.
 
     ``levels`` are the loops over the chunks of a job, innermost first. Each other field has one
-    number for every piece (16 bits) of a chunk. ``body_bits`` is how many of the piece's bits are
-    inputs, and ``tail_bits`` the same in the last iteration of the innermost loop. ``piece_rows``
-    is the piece's offset, in rows of spike memory, from the address that it would have in a
-    contiguous chunk. ``piece_weights`` is the index of its first bit's row of weights, relative to
-    that of the chunk.
+    number for every piece (16 bits) of a chunk. ``tail_bits`` is how many of the piece's bits are
+    inputs in the last iteration of the innermost loop, and ``body_bits`` how many in all other
+    iterations. ``piece_rows`` is the piece's offset, in rows of spike memory, from the address that
+    it would have in a contiguous chunk. ``piece_weights`` is the number of rows of weights from the
+    row of the chunk's first bit to the row of the piece's first bit.
     """
 
     levels: tuple[Level, ...]
@@ -48,12 +48,11 @@ class Chunks:
     piece_weights: tuple[int, ...]
 
     def pieces(self, config: Config) -> tuple[tuple[int, int, int], ...]:
-        """Return three numbers for each piece (16 bits) of a chunk, without pieces that never hold
-        inputs.
+        """Return three numbers for each piece (16 bits) of a chunk that can contain inputs.
 
-        They are the distance in bits from the chunk's first bit to the piece's first bit, the
-        number of the piece's bits that are inputs, and that number in the last iteration of the
-        innermost loop over chunks, whose chunk may have fewer inputs.
+        The first is the distance in bits from the chunk's first bit to the piece's first bit. The
+        others are how many of the piece's bits are inputs: the second in all iterations of the
+        innermost loop over chunks but the last, the third in the last iteration.
         """
         return tuple(
             (k * PIECE_BITS + self.piece_rows[k] * config.chunk_bits, body, tail)
@@ -71,11 +70,10 @@ def cut_window(
     ----------
     source : place in spike memory of the map that the layer reads.
     weight_pitch : number of rows of a bank's weight memory from the weights of one kernel row to
-        those of the next.
-    aligned : whether every run (the bits of a kernel row) begins at a multiple of 8 bits, the first
-        bit of a granule. If not, up to 7 bits at the end of each chunk cannot be used, because a
-        chunk is read as whole granules. The first of these also holds bits that come before the
-        chunk's own.
+        the weights of the next.
+    aligned : whether every run (the bits of a kernel row) begins at the first bit of a granule (8
+        bits). If not, up to 7 bits of each chunk cannot be used. The reason is that a chunk is read
+        as whole granules, of which the first may begin with bits that do not belong to the chunk.
     """
     missing = 0 if aligned else GRANULE_BITS
     gathered = _gather_rows(layer, source, weight_pitch, missing, config)
@@ -100,13 +98,14 @@ def _gather_rows(
 ) -> Chunks | None:
     """Return chunks that hold several short kernel rows each, one row in each piece (16 bits).
 
-    Return None if this is not possible: if a kernel row is not one run (consecutive bits with
-    consecutive weight rows) or does not fit a piece, if a chunk could hold only one row, or if an
-    offset exceeds its field of the layer's descriptor.
+    Return None if a kernel row is not one run (consecutive bits with consecutive weight rows) or
+    does not fit a piece, if a chunk could hold only one row, or if an offset exceeds its field of
+    the layer's descriptor.
 
-    ``missing`` is 0 if every run begins at a granule (a multiple of 8 bits), else 8. In the latter
-    case, up to 7 bits at the end of each piece cannot be used: a piece is read as whole granules,
-    and the first of these also holds bits that come before the piece's own.
+    ``missing`` is 0 if every run begins at the first bit of a granule (8 bits), else 8. If it is 8,
+    up to 7 bits of each piece cannot be used. The reason is that a piece is read as whole granules,
+    of which the first may begin with bits that do not belong to the piece. For the other
+    parameters, see :func:`cut_window`.
     """
     kernel_y, kernel_x = layer.kernel
     run = (kernel_x - 1) * source.pixel + source.bank_channels
@@ -141,10 +140,11 @@ def _split_runs(
 ) -> Chunks:
     """Return chunks that each hold one run (the bits of a kernel row), or a part of a longer run.
 
-    ``missing`` is the number of bits at the end of a chunk that are not used: 0 if every run begins
-    at a granule (a multiple of 8 bits), else 8. In the latter case up to 7 bits cannot be used,
-    because a chunk is read as whole granules. 8 bits are left out, so that all chunks of a run
-    begin at the same bit of their first granules.
+    ``missing`` is the number of bits of each chunk that are not used: 0 if every run begins at the
+    first bit of a granule (8 bits), else 8. A chunk is read as whole granules, and its first
+    granule may begin with up to 7 bits that do not belong to it. Leaving out 8 bits instead of 7
+    lets all chunks of a run begin at the same bit of a granule. For the other parameters, see
+    :func:`cut_window`.
     """
     kernel_y, kernel_x = layer.kernel
     merged = _merges_columns(layer)
@@ -162,16 +162,16 @@ def _split_runs(
     def valid(n_bits: int) -> tuple[int, ...]:
         """Return, for each piece (16 bits) of a chunk, how many of its bits are inputs of the job.
 
-        The chunk holds ``n_bits`` bits of a run, which fill its pieces one after another. If every
-        position takes a whole piece but has fewer than 16 channels, only the bits of its channels
-        count. There are always :data:`hw.protocol.N_PIECES` numbers; those beyond the device's
-        chunk are 0.
+        The chunk holds ``n_bits`` bits of a run (the bits of a kernel row), which fill its pieces
+        one after another. If every position takes a whole piece but has fewer than 16 channels,
+        only the bits of its channels count. There are always :data:`hw.protocol.N_PIECES` numbers;
+        those beyond the device's chunk are 0.
         """
         pieces = [min(max(n_bits - k * PIECE_BITS, 0), PIECE_BITS) for k in range(n_pieces)]
         return tuple(min(n, depth) if source.is_piece else n for n in pieces) + unused
 
     def rows(n_bits: int) -> int:
-        """Return how many rows of weights a bank has for ``n_bits`` of the bits of a kernel row.
+        """Return how many rows of weights a bank has for ``n_bits`` bits of a kernel row.
 
         The bits are a multiple of 8, or all bits of one or more positions.
         """

@@ -8,24 +8,26 @@ Every map of spikes has a region of spike memory. In it, all timesteps follow on
 channels of a position lie side by side (T, H, W, C). The zero padding around a map is stored, too:
 neighbouring rows share it, and so do neighbouring timesteps. It is cleared once and never written.
 
-A layer is one pass through a nest of loops, its *levels*, here with the innermost first. A channel
-group is ``Config.lanes`` output channels, which are computed side by side, each in one *lane*::
+A layer is one pass through a nest of loops, its *levels*, listed below with the innermost first. A
+channel group is ``Config.lanes`` output channels, which are computed side by side, each in one
+*lane*::
 
     chunk of a run | kernel column, if shared | kernel row | map, if several | pooling x |
     pooling y | interleaved positions and groups | timestep | channel group | x | y
 
-A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, it is
-one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
-the map that the host writes has few channels, its rows are placed at such a distance that one chunk
-holds several short runs, one below the other.
+A run is all the bits of a kernel row, which are contiguous; if kernel columns share weights, a run
+is one position of the row. A chunk is what a bank reads in one cycle (:mod:`sw.compile.chunks`). If
+the map that the host writes has few channels, the distance between its rows in memory is chosen so
+that one chunk can hold the runs of several neighbouring rows.
 
-The jobs (one position, group and timestep each) of some positions and groups are interleaved, see
-:class:`sw.compile.levels.Turns`.
+A job is one position, one group and one timestep. The jobs of some positions and groups are
+interleaved (:class:`sw.compile.levels.Turns`), so that the core has time to write a neuron's new
+membrane before the neuron's next timestep begins.
 
 Weights are stored in the order in which they are used: (y, x, group, timestep, map, kernel row,
-kernel column, channel). Each entry is one row of ``lanes`` weights, for as many output channels. If
-weights are shared along an axis, that axis is left out, and the weight address does not move at its
-level. The lanes have the output channels in the order in which these are dealt to the banks. A
+kernel column, channel). Each entry is one row of ``lanes`` weights, one for each lane. If weights
+are shared along an axis, that axis is left out, and the weight address does not move at its level.
+The output channels are assigned to the lanes in the order in which they are dealt to the banks. A
 descriptor for each layer, which tells the core how to run it, follows the weights.
 
 The map that the host writes has two regions if there is room, so that the host can fill one while
@@ -64,9 +66,9 @@ def compile_network(network: Network, config: Config, *, pixels: bool = True) ->
 
     Parameters
     ----------
-    pixels : let the device compute the encoder, the layer that turns pixels into spikes, if the
-        device takes pixels and the encoder fits it. Otherwise the host computes the encoder and
-        sends spikes.
+    pixels : whether the device is to compute the encoder, the layer that turns pixels into spikes.
+        It does so only if it takes pixels and the encoder fits. If it does not, the host computes
+        the encoder and sends spikes.
 
     Returns
     -------

@@ -37,13 +37,13 @@ class LayerReport:
     name: str
     source: str
     addends: tuple[str, ...]
-    """Further maps that the layer reads."""
+    """Names of further maps that the layer reads."""
     n_neurons: int
     fan_in: int
     """Number of inputs of a neuron whose kernel window lies inside the map."""
     n_synapses: int
-    """Number of pairs of an input and a neuron that reads it, counted in every timestep; the
-    padding does not count."""
+    """Number of pairs of an input and a neuron that reads it, over all timesteps. Inputs in the
+    padding do not count."""
     n_weights: int
     unshared: bool
     """Whether every position has weights of its own."""
@@ -89,9 +89,11 @@ def fan_out(layer: Layer, source: Shape) -> NDArray[np.int64]:
 
 
 def n_synaptic_ops(layer: Layer, maps: Maps) -> int:
-    """Count the synaptic operations of a layer: additions of one weight to one neuron.
+    """Return how many synaptic operations a layer does for one image.
 
-    Each spike of the maps that the layer reads causes as many operations as its fan-out.
+    A synaptic operation is the addition of one weight to one neuron. Each spike that the layer
+    reads causes one operation for every neuron that reads it (:func:`fan_out`). ``maps`` has at
+    least the maps that the layer reads.
     """
     used = fan_out(layer, maps[layer.source].shape[1:])
     spikes = sum(maps[name].sum(axis=(0, 1), dtype=np.int64) for name in layer.sources)
@@ -141,10 +143,9 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 
     Parameters
     ----------
-    images : uint8 images (C, H, W), at least as many as ``spikes`` has; any further ones are
-        ignored. If the network has an encoder, each image's bit-planes (one bit of all pixels each)
-        are added to its maps, under the name :data:`sw.compile.program.PIXELS`. Otherwise the
-        images are not used.
+    images : uint8 images (M, C, H, W), of which the first N are used. If the network has an
+        encoder, each image's bit-planes (one bit of all pixels each) are added to its maps, under
+        the name :data:`sw.compile.program.PIXELS`. Otherwise the images are not used.
     spikes : spikes (N, T, C, H, W) of every map by name, for N images.
     """
     n_images = len(next(iter(spikes.values())))
@@ -162,7 +163,7 @@ def device_maps(network: Network, images: NDArray[np.uint8], spikes: Maps) -> li
 def measured(network: Network, program: Program | None, images: list[Maps]) -> list[LayerReport]:
     """Return the reports of all layers, including the costs that depend on the input.
 
-    The latter are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means
+    These costs are ``input_density``, ``n_synaptic_ops`` and the predicted ``n_cycles``, as means
     over some images. Cycles take long to predict. They are therefore predicted for at most
     :data:`N_PREDICTED` of the images, evenly spaced.
 

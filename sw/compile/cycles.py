@@ -9,12 +9,12 @@ inputs that a bank reads in one cycle; an input is *active* if it is a spike. Th
 jobs and chunks through the pipeline of :class:`hw.core.core.Core`:
 
 - The walk (:mod:`hw.core.walk`) gives out at most one *slot* per cycle. In a slot, every bank reads
-  its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more, to read
-  its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no slot
-  for a chunk while one of the queues that it feeds is too full. Each bank receives a slot one cycle
-  after the bank before it.
+  its spike memory once. Each chunk takes a slot. In a gated layer, each job takes one more slot, to
+  read its identity spikes, which the gate joins with the layer's own spikes. The walk gives out no
+  slot for a chunk while a queue that this slot may fill is too full. Each bank receives a slot one
+  cycle after the bank before it.
 - The scanner of a bank goes through the active inputs of the queued chunks, and the lanes add their
-  weights. It takes one cycle per active input, and one cycle for a job without any.
+  weights. This takes one cycle per active input, and one cycle for a job without any.
 - The sums of a finished job wait for the fire unit, which updates the neurons. If a bank has a
   queue of sums (``Config.sum_queue``), its scanner waits while this queue is full. Without a queue,
   scanner and lanes stall as long as any sums wait.
@@ -114,10 +114,10 @@ class _Queue:
         self._n_came = self._n_went = 0
 
     def ready(self, cycle: int) -> int:
-        """Return the first cycle at whose end the queue has so few entries that it may be written.
+        """Return the first cycle, from ``cycle`` on, at whose end the queue may be written.
 
-        It may be written while it has at most ``room`` entries. Cycles before ``cycle`` are not
-        considered. Only the entries recorded so far count.
+        It may be written while it has at most ``room`` entries. Only the entries recorded so far
+        count.
         """
         if len(self.came) - self._n_went <= self.room:  # even if all entries had come already
             return cycle
@@ -145,9 +145,9 @@ class _Moves:
         self._waits: deque[tuple[int, int]] = deque()
 
     def wait(self, move: int, n_cycles: int) -> None:
-        """Record a stall of ``n_cycles`` just before ``move``, a cycle without a stall.
+        """Record a stall of ``n_cycles`` just before ``move``.
 
-        Such cycles have numbers of their own, which do not count the stalls.
+        ``move`` is a number that counts only cycles without a stall.
         """
         self._waits.append((move, n_cycles))
 
@@ -169,8 +169,8 @@ class _Moves:
     def forget(self, move: int) -> None:
         """Replace the records of all stalls before ``move`` by their sum, to keep the list short.
 
-        ``move`` is the number of a cycle without a stall. Later calls must not ask about earlier
-        ones.
+        ``move`` is a number that counts only cycles without a stall. Later calls must not ask about
+        earlier cycles.
         """
         while self._waits and self._waits[0][0] <= move:
             self._passed += self._waits.popleft()[1]
@@ -178,6 +178,9 @@ class _Moves:
 
 class _Bank:
     """Timing of one bank: the cycles in which it queues and scans its chunks.
+
+    The bank drops chunks without spikes. It must mark the last chunk of each job. Therefore it
+    holds back a chunk with spikes until the job's next chunk with spikes, or the job's end.
 
     For each job, :meth:`chunk` is called once per chunk, then :meth:`end_job` and :meth:`taken`.
     """
@@ -190,8 +193,7 @@ class _Bank:
         """Move (see :class:`_Moves`) in which the last event so far leaves the scanner. An event is
         an active input, or the end of a job that has none."""
         self._held = 0
-        """Number of active inputs of the chunk that is held until the job's next chunk with active
-        inputs, or until the job's end; 0 if none is held."""
+        """Number of active inputs of the chunk that is held back; 0 if none is."""
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
         """Number of cycles from a job's last cycle in the fire unit until its entry in the bank's
@@ -200,9 +202,7 @@ class _Bank:
     def chunk(self, n_active: int, known: int) -> None:
         """Process a chunk of a job; ``n_active`` is the number of spikes in it.
 
-        A chunk without spikes is dropped. Any other is held until the job's next chunk with spikes,
-        or the job's end. ``known`` is the cycle in which the bank knows whether the chunk has
-        spikes.
+        ``known`` is the cycle in which the bank knows whether the chunk has spikes.
         """
         if n_active:
             if self._held:

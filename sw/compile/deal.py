@@ -1,7 +1,7 @@
 """Order in which the channels of each map are dealt to the banks of a device. NumPy only.
 
 The channels of a map are dealt to the banks in turn, like cards. The *rank* of a channel is its
-place in the order of dealing: the channel of rank ``q`` is in bank ``q % banks``.
+index in the order of dealing, from 0: the channel of rank ``q`` is in bank ``q % banks``.
 
 All banks of a device add up the weights of their own active inputs at the same time, so that the
 bank with the most active inputs decides how long this takes. Channels that spike often are
@@ -26,8 +26,8 @@ RATES = "channel_rates"
 def channel_rates(network: Network) -> dict[str, NDArray[np.float64]]:
     """Return, for each map by name, the spike rates (C,) of its channels.
 
-    They are taken from the network's statistics. A map is left out if these do not have a number
-    for each of its channels.
+    They are taken from the network's statistics. A map is left out if the statistics do not have a
+    number for each of its channels.
     """
     found = {}
     for name, (channels, _, _) in network.map_shapes().items():
@@ -71,10 +71,10 @@ def orders(
 def deal(rates: NDArray[np.float64], banks: int) -> tuple[int, ...]:
     """Return an order of dealing in which the summed rates of all banks are about even.
 
-    The result holds the channels by rank: entry ``q`` goes to bank ``q % banks``. This fixes how
-    many channels each bank gets. To find the order, the channels are taken from the highest rate to
-    the lowest. Each is given to the bank with the lowest sum of rates, among those that do not have
-    all their channels yet.
+    The result holds the channels in this order: entry ``q`` goes to bank ``q % banks``. This fixes
+    how many channels each bank gets. To find the order, the channels are taken from the highest
+    rate to the lowest. Each is given to the bank with the lowest sum of rates, among those that do
+    not have all their channels yet.
 
     >>> deal(np.array([8.0, 4.0, 3.0, 1.0, 1.0]), banks=2)
     (0, 1, 3, 2, 4)

@@ -23,8 +23,8 @@ class BoardReport:
     """Name of the board, as the option ``--board`` takes it."""
     fits: bool
     usage: dict[str, tuple[int, int]]
-    """Pair (needed, available) for each memory by name. If the network does not fit, only memories
-    that are too small are listed."""
+    """If the network fits, the number of rows (needed, available) in each memory by name. If not,
+    only what is too small is listed (:attr:`sw.compile.program.FitError.needs`)."""
     problem: str | None = None
     """Why the network does not fit; None if it fits."""
     remedies: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def _fits(network: Network, config: Config) -> bool:
 def _coarser(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Yield (description, layer) for every way in which the layer could share more of its weights.
 
-    They can be shared over timesteps, positions, or both, and so can biases and thresholds. The
+    Weights can be shared over timesteps, positions, or both, and so can biases and thresholds. The
     variant with the fewest weights comes last.
     """
     threshold = layer.threshold
@@ -141,10 +141,10 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     - sharing of weights in as few of the largest layers as possible;
     - fewer timesteps.
 
-    The last two may also ask for narrower weights, but only if narrower weights alone do not help.
-    If no kind helps, the only text asks for several of them together, or says that the network must
-    be smaller, and where. If the device cannot run the neurons of a layer, the only text says how
-    to change them.
+    The texts on sharing and on timesteps may also ask for narrower weights, but only if narrower
+    weights alone do not help. If no kind helps, the only text asks for several of these changes
+    together, or says that the network must be smaller, and where. If the device cannot run the
+    neurons of a layer, the only text says how to change them.
     """
     lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
     if lacking:

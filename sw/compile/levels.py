@@ -96,11 +96,8 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
 class Turns:
     """Numbers of neighbouring output columns, rows and channel groups whose jobs are interleaved.
 
-    A channel group is ``Config.lanes`` output channels; a job is one position of one group at one
-    timestep.
-
-    Interleaved means: all of their jobs of one timestep are computed before the first of the next
-    timestep.
+    All their jobs of one timestep are computed before the first job of the next timestep. A channel
+    group is ``Config.lanes`` output channels; a job is one position of one group at one timestep.
     """
 
     columns: int = 1
@@ -115,9 +112,9 @@ def interleavings(
 
     A neuron's next timestep must not begin before the core has written the neuron's new membrane.
     The jobs of other neurons fill this time; ``turns`` says which (:class:`Turns`). Each of these
-    jobs needs a membrane slot, which keeps the membranes of its neurons. The spacing is the
-    smallest number of cycles between the starts of two jobs in the fire unit, which updates the
-    neurons.
+    jobs needs a membrane slot, which keeps the membranes of its neurons until their next timestep.
+    The spacing is the smallest number of cycles between the starts of two successive jobs in the
+    fire unit, which updates the neurons.
 
     The best interleaving has the smallest spacing; among equals, the fewest loop levels, and then
     the fewest slots. The list is empty if the pooling window alone needs more slots than the device

@@ -24,8 +24,8 @@ from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
 N_ADDRESS_VALUES = 1 << 16
-"""Number of different granule addresses: an address in a descriptor has 16 bits, and wraps
-around."""
+"""Number of different addresses of granules (8 bits of spike memory) in a descriptor. These
+addresses have 16 bits and wrap around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class LayerContext:
     final: bool
     """Whether the layer is the last one of the network."""
     pixels: bool
-    """Whether the layer reads the bit-planes of an image."""
+    """Whether the layer reads the bit-planes of an image (one bit of every pixel each)."""
     pixel_bits: int
-    """Width of the image's pixels in bits. If it is less than the number of bit-planes, the highest
-    bit-planes are 0."""
+    """Width of the image's pixels. If it is less than the number of bit-planes, the highest planes
+    are 0."""
 
     @property
     def input_max(self) -> int:
@@ -151,15 +151,15 @@ class _Geometry:
     ``target`` is 0, because spikes are written after pooling."""
     target_column: int
     target_row: int
-    """Strides from one position after pooling to the next, in granules (8 bits) of the map that the
-    layer writes; 0 in an output layer."""
+    """Strides from one position after pooling to the next (``target_column``: in x, ``target_row``:
+    in y), in granules (8 bits) of the map that the layer writes; 0 in an output layer."""
     group: Strides
     """Strides from one channel group to the next."""
     time: Strides
     """Strides from one timestep to the next."""
     weight_pitch: int
-    """Number of rows of a bank's weight memory from the weights of one kernel row to those of the
-    next."""
+    """Number of rows of a bank's weight memory from the weights of one kernel row to the weights of
+    the next."""
     map: Strides
     """Strides from one of the maps that the layer reads to the next. Its ``weight`` is 0 if the
     maps share their weights."""
@@ -281,7 +281,7 @@ def lacking_neurons(layer: Layer, config: Config) -> str | None:
 def _kept(context: LayerContext) -> tuple[int, int]:
     """Return how many rows, and how many columns, of the convolution's output are pooled.
 
-    Pooling drops those at the end that lie in no complete window.
+    Pooling drops the rows and columns at the end that lie in no complete window.
     """
     _, height, width = context.layer.map_shape(context.source.shape)
     pool_y, pool_x = context.layer.pool
@@ -404,8 +404,9 @@ def _chunks(context: LayerContext, geometry: _Geometry) -> Chunks:
 def _time_level(context: LayerContext, geometry: _Geometry) -> Level:
     """Return the loop over timesteps.
 
-    If the layer reads pixels, its first iterations are the bit-planes (``n_plane_steps``), and the
-    timesteps follow. In an output layer this loop is inside the job, which adds up all timesteps.
+    If the layer reads pixels, the first ``n_plane_steps`` iterations of the loop read bit-planes
+    (one bit of every pixel each), and the timesteps follow. In an output layer this loop is inside
+    the job, which adds up all timesteps.
     """
     output = context.layer.output
     return Level(
@@ -421,15 +422,14 @@ def _order_jobs(
 ) -> tuple[int, list[Level]]:
     """Choose the order of a layer's jobs; return their spacing and the levels of the loop nest.
 
-    The spacing is the smallest number of cycles between the starts of two jobs in the fire unit.
-    The order is the first of :func:`sw.compile.levels.interleavings` for which the core has enough
-    loop levels. Levels are innermost first. Those of one iteration are left out, because they move
-    no address.
+    The spacing is the smallest number of cycles between the starts of two successive jobs in the
+    fire unit. The order is the first of :func:`sw.compile.levels.interleavings` for which the core
+    has enough loop levels. Levels are innermost first. Levels of one iteration are left out,
+    because they move no address.
 
-    Level 0 is the innermost loop over the chunks of a job, because the chunk in this loop's last
-    iteration may have fewer inputs, and the core expects such a chunk in the last iteration of
-    level 0. So this loop stays even if it has one iteration, unless the device then has too few
-    levels.
+    Level 0 is the innermost loop over the chunks of a job. The chunk in this loop's last iteration
+    may have fewer inputs, and the core expects such a chunk in the last iteration of level 0. So
+    this loop is kept even if it has one iteration, unless the device then has too few levels.
 
     Raises
     ------

@@ -1,14 +1,16 @@
 """Placement of spike maps in spike memory.
 
 A *map* is the spikes (T, C, H, W) that one layer writes or the host sends. Each *bank* of the core
-has the spikes of some of its channels. A bank reads one *chunk* of its spike memory per cycle,
-which has ``Config.chunk_bits`` bits. A chunk consists of *pieces* of :data:`hw.spec.PIECE_BITS`
-bits. The pieces may come from different rows of a map, so that one chunk can hold several rows of a
-small kernel. A *granule* is 8 bits, the unit in which the core writes spikes.
+has the spikes of some of the map's channels. A bank reads one *chunk* of its spike memory per
+cycle, which has ``Config.chunk_bits`` bits. A chunk consists of *pieces* of
+:data:`hw.spec.PIECE_BITS` bits. The pieces may come from different rows of a map, so that one chunk
+can hold several rows of a small kernel. A *granule* is 8 bits, the unit in which the core writes
+spikes.
 
-A layer may read several maps, one after another, in one of its loops. So these maps have the same
-layout, and lie at equal distances. Maps that layers read together, directly or through other maps,
-form a *series*. The maps of a series lie side by side.
+A layer may read several maps, one after another, in one of its loops. This loop moves the address
+by the same distance in each iteration, so these maps must have the same layout, and lie at equal
+distances. Maps that layers read together, directly or through other maps, form a *series*. The maps
+of a series lie side by side.
 """
 
 from __future__ import annotations
@@ -44,9 +46,10 @@ def rows_per_chunk(pitch_bytes: int, kernel_y: int, config: Config) -> int:
 def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
     """Return the distance in bits between rows of the input map, which the host writes.
 
-    ``row`` is the number of bits that a row needs in a bank. The distance may be up to one and a
-    half times this number, if a chunk (the input bits that are read in one cycle) can then hold
-    more rows of the kernel. Every kernel row must lie within 16 bits (:func:`_is_short`).
+    ``row`` is the number of bits that a row needs in a bank, and ``kernel_y`` the number of rows of
+    the kernel. The distance may be up to one and a half times ``row``, if a chunk (the input bits
+    that are read in one cycle) can then hold more rows of the kernel. This is possible only in
+    layers whose kernel rows fit 16 bits each (:func:`_is_short`).
     """
     smallest = -(-row // GRANULE_BITS)
     pitches = [n for n in range(smallest, smallest + N_PIECES * 2 + 1) if 2 * n <= 3 * smallest]
@@ -55,8 +58,8 @@ def _input_pitch(row: int, kernel_y: int, config: Config) -> int:
 
 
 MAX_STEPS = 30_000
-"""Largest number of steps in the search for an order of the maps of a series, which takes up to a
-few seconds. To try all orders of 7 maps takes fewer."""
+"""Largest number of steps of a search for an order of maps that lie side by side in spike memory.
+So many steps take up to a few seconds. A search through all orders of 7 maps takes fewer."""
 
 
 def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -90,9 +93,10 @@ def series_of_maps(names: Iterable[str], layers: Sequence[Layer]) -> list[tuple[
 def _even_order(members: list[str], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return an order of ``members`` in which each layer reads maps at equal distances.
 
-    ``members`` are maps that are to lie side by side in spike memory. If the search takes too many
-    steps, a second search looks only for orders in which each layer reads maps that are neighbours.
-    It gives up wrong beginnings of an order much earlier, and therefore takes fewer steps.
+    ``members`` are maps that are to lie side by side in spike memory. If a search through all
+    orders takes too many steps, a second search looks only for orders in which each layer reads
+    maps that are neighbours. The second search gives up wrong beginnings of an order much earlier,
+    and therefore takes fewer steps.
 
     Raises
     ------
@@ -130,7 +134,7 @@ def _first_order(
     Parameters
     ----------
     members : names of the maps, which will lie side by side.
-    reads : for each layer that reads several of them, the names of these maps.
+    reads : for each layer that reads several of the maps, the names of those that it reads.
     max_distance : largest distance, in places of the order, from one of the maps that a layer reads
         to the next of them.
 
@@ -175,7 +179,7 @@ def _may_be_even(
     places : index, in the order of all these maps, of every map that has been placed; the maps to
         come get the indices from ``len(places)`` to ``n_members`` - 1.
     names : the maps that one layer reads.
-    max_distance : largest distance from one of them to the next.
+    max_distance : largest distance, in places of the order, from one of these maps to the next.
     """
     at = sorted(places[name] for name in names if name in places)
     distances = {b - a for a, b in itertools.pairwise(at)}

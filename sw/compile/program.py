@@ -32,8 +32,8 @@ PIXELS = IMAGE
 class FitError(ValueError):
     """Error that a network does not fit a device.
 
-    ``needs`` maps the name of each resource that is too small to (needed, available); it is empty
-    if the fault is of another kind.
+    ``needs`` maps the name of each resource that is too small to a pair (needed, available), for
+    memories in rows. It is empty if the fault is of another kind.
     """
 
     def __init__(self, message: str, needs: dict[str, tuple[int, int]] | None = None):
@@ -60,12 +60,13 @@ class Placement:
 
     shape: Shape
     timesteps: int
-    """Number of timesteps, or of bit-planes."""
+    """Number of timesteps of the map. In a map of bit-planes, number of planes."""
     order: tuple[int, ...]
     """Channels in the order in which they are dealt to the banks."""
     banks: int
     by_plane: bool
-    """Whether the banks divide the bit-planes of the map among them, instead of its channels."""
+    """Whether the banks divide the bit-planes of the map (one bit of every pixel each) among them,
+    instead of its channels."""
     base: int
     """Bit address of the first channel of position (0, 0) at timestep 0, behind the padding."""
     start: int
@@ -85,8 +86,8 @@ class Placement:
     def granule_rows(self) -> int:
         """Logarithm (base 2) of the number of weight rows that belong to a granule of 8 bits.
 
-        There are 8 rows, one for each bit. If a granule holds just one position with few channels,
-        there are only 1, 2 or 4 rows, because its other bits are never spikes.
+        Usually there are 8 rows, one for each bit. If a granule holds just one position with few
+        channels, there are only 1, 2 or 4 rows, because the granule's other bits are never spikes.
         """
         if self.pixel == GRANULE_BITS:
             return (self.bank_channels - 1).bit_length()
@@ -147,7 +148,7 @@ class Placement:
     def bank_bits(self, spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the contents of the map's region if the map is ``spikes`` (T, C, H, W).
 
-        The result is an array (banks, n_bits) of 0 and 1, like ``spikes``.
+        The result is an array (banks, n_bits) of 0 and 1.
 
         Raises
         ------
@@ -191,24 +192,25 @@ class LayerPlan:
     """Names of the maps that the layer reads, in the order of their addresses."""
     n_jobs: int
     spacing: int
-    """Smallest number of cycles between the starts of two jobs in the fire unit."""
+    """Smallest number of cycles between the starts of two successive jobs in the fire unit."""
     n_beats: int
     """Number of cycles in which the fire unit updates the neurons of one job."""
     counts: tuple[int, ...]
     source_strides: tuple[int, ...]
     pieces: tuple[tuple[int, int, int], ...]
-    """Three numbers for each piece of a chunk (:mod:`sw.compile.chunks`): its offset in bits from
-    the chunk's first bit, the number of its bits that are inputs of the job, and this number in the
-    last iteration of level 0, the innermost."""
+    """Three numbers for each piece (16 bits) of a chunk (:mod:`sw.compile.chunks`): its offset in
+    bits from the chunk's first bit; how many of its bits are inputs of the job in all iterations of
+    level 0 (the innermost) but the last; and how many in the last iteration."""
     source_base: int
     """Bit address in each bank of the input window of the first job."""
     gated: bool
-    """Whether a gate joins the layer's spikes with those of another map."""
+    """Whether a gate joins the layer's spikes with the spikes of another map."""
     n_plane_steps: int
-    """Number of iterations of the loop over timesteps that read bit-planes, in a layer that takes
-    pixels; the timesteps that follow read no input. It is 0 in other layers."""
+    """Number of iterations of the loop over timesteps that read bit-planes (one bit of every pixel
+    each), in a layer that takes pixels. The timesteps that follow read no input. It is 0 in other
+    layers."""
     time_level: int
-    """Index of the level that runs over timesteps; 0 if there is only one timestep."""
+    """Index of the level (loop) that runs over timesteps; 0 if there is only one timestep."""
     weight_rows: int
     """Number of rows of weights in all banks together."""
     param_rows: int
@@ -247,20 +249,20 @@ class Program:
 
     Attributes
     ----------
-    images : for weight and parameter memory and, if the device has it, memory outside the FPGA, the
-        bytes to write from row 0 on (:class:`hw.protocol.Space`).
+    images : bytes to write to each memory (:class:`hw.protocol.Space`) from row 0 on: weight
+        memory, parameter memory and, if the device has it, memory outside the FPGA.
     placements : regions of spike memory by name of the map.
-    inputs : regions that the host writes before a run, one per buffer; the first is in
-        ``placements``. With two, the host can fill one while the device reads the other.
+    inputs : regions that the host writes before a run (an inference), one per buffer; the first is
+        in ``placements``. With two, the host can fill one while the device reads the other.
     moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
         (:meth:`places`): the map that the host writes, and the maps that layers read together with
         it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
-        descriptors begin that a run on this input uses.
+        descriptors for a run on this input begin.
     layers : how each layer runs; the first one is the encoder if ``pixels`` is true.
     n_classes : number of logits.
-    spike_bytes : number of bytes of spike memory in use, in all banks together. They begin at row
-        0, and are cleared when the program is loaded.
+    spike_bytes : number of bytes of spike memory in use, in all banks together. These are the
+        first bytes, and are cleared when the program is loaded.
     pixels : whether the input is an image's bit-planes instead of spikes.
     pixel_bits : width to which the pixels of an image are rounded.
     """
@@ -278,9 +280,9 @@ class Program:
     pixel_bits: int
 
     def places(self, buffer: int) -> dict[str, Placement]:
-        """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
+        """Return the regions of all maps, by name, in an inference on ``inputs[buffer]``.
 
-        They are ``placements``, except that the maps ``moved`` lie elsewhere with buffer 1.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere if ``buffer`` is 1.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {
@@ -327,7 +329,7 @@ class Program:
         return place.pack(bit_planes(rounded(sample, self.pixel_bits)) if self.pixels else sample)
 
     def logits(self, raw: bytes) -> NDArray[np.int64]:
-        """Return the logits (n_classes,) of a run.
+        """Return the logits (n_classes,) of an inference.
 
         ``raw`` is the bytes of the first ``n_result_rows`` rows of
         :attr:`hw.protocol.Space.RESULT`.
@@ -345,7 +347,7 @@ class Program:
         return len(self.layers) * self.config.counter_rows
 
     def counters(self, raw: bytes) -> dict[str, Counters]:
-        """Return the counters of every layer in a run, by name of the layer.
+        """Return the counters of every layer in an inference, by name of the layer.
 
         ``raw`` is the bytes of the first ``n_counter_rows`` rows of
         :attr:`hw.protocol.Space.COUNTER`.

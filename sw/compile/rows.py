@@ -47,9 +47,10 @@ def weight_rows(
     """Return a layer's weights in the order of weight memory.
 
     Each bank has the weights of its own input channels. If the banks divide the bit-planes of an
-    image among them instead, each has the weights of all channels. Rows without an input channel
-    and lanes without an output channel have weights of 0. If the layer reads several maps, each
-    with weights of its own, the weights of each map follow those of the one before it.
+    image (one bit of every pixel each) among them instead, each bank has the weights of all
+    channels. Rows without an input channel and lanes without an output channel have weights of 0.
+    If the layer reads several maps, each with weights of its own, the weights of each map follow
+    those of the one before it.
 
     Parameters
     ----------
@@ -57,9 +58,9 @@ def weight_rows(
     maps : order in which the device reads the layer's maps, as indices of
         :attr:`sw.network.network.AnyLayer.sources`.
     target : output channels in the order of the lanes. A lane computes one channel of a group.
-    n_rows : number of rows in a bank for one position of a kernel row. They may be more than the
-        channels of a bank, as a position is padded to whole bytes in spike memory. The rows of the
-        padding are left out at the last position, because nothing follows it.
+    n_rows : number of rows in a bank for one position of a kernel row. There may be more rows than
+        channels in a bank, because a position is padded to whole bytes in spike memory. The rows of
+        the padding are left out at the last position, because nothing follows it.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def descriptor_bytes(
     Parameters
     ----------
     name : name of the layer, for messages.
-    header : values of the fields of :class:`hw.protocol.Header`; others are 0.
+    header : values of the fields of :class:`hw.protocol.Header`; fields that are left out are 0.
     levels : values of the fields of :class:`hw.protocol.Level`, innermost level first.
 
     Raises

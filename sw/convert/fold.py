@@ -137,9 +137,9 @@ class TrainedLayer:
     module: nn.Conv2d | nn.Linear
     """Convolution, or the fully connected classifier in the output layer."""
     norm: Norm | None = None
-    """Batch-norm after the convolution; None in the output layer."""
+    """Batch-norm after the convolution; None in the output layer, which has none."""
     coefficient: Coefficient | None = None
-    """Real-Spike coefficient by which the layer's input spikes are multiplied."""
+    """Real-Spike coefficient by which the layer's input spikes are multiplied; None without one."""
     neuron: NeuronConfig | None = None
     """Configuration of the layer's neurons; None in the output layer."""
     gate: Gate = Gate.NONE
@@ -148,7 +148,8 @@ class TrainedLayer:
     timesteps: int = 1
     """Number of timesteps over which an output layer averages."""
     input_max: int = 1
-    """Integer input of the folded layer that corresponds to 1.0 in training: 255 for pixels."""
+    """Integer input of the folded layer that corresponds to 1.0 in training: 1 for spikes, 255 for
+    pixels."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -273,10 +274,10 @@ def check(model: SpikingResNet) -> None:
     Raises
     ------
     sw.model.config.ModelError
-        No device can run it, for one of these reasons: it has ReLUs instead of spiking neurons; it
-        has learned leaks, while a device's leaks are sums of shifts (:class:`hw.spec.Leak`); a gate
-        joins spikes with a sum of spikes, the result of the gate ``ADD``
-        (:data:`sw.model.config.ADD`) of the block before; or a sum has too many maps.
+        No device can run the network: it has ReLUs instead of spiking neurons, or learned leaks (a
+        device's leaks are sums of shifts, :class:`hw.spec.Leak`). Or a gate joins spikes with a sum
+        of spikes, because the block before has the gate ``ADD`` (:data:`sw.model.config.ADD`). Or a
+        sum has too many maps.
     """
     if not model.config.spiking:
         raise ModelError(
@@ -404,8 +405,8 @@ def _fold_coefficient(
     """Multiply a convolution's weight by the coefficient ``a`` of its input spikes.
 
     ``weight`` is (t|1, o, c, ky, kx), ``a`` is (t|1, c, H|1, W|1) or None, and the result is
-    (t|1, y|1, x|1, o, c, ky, kx). If the coefficient differs from position to position, each neuron
-    has weights of its own.
+    (t|1, y|1, x|1, o, c, ky, kx). The other parameters are those of the convolution. If ``a``
+    differs from position to position, each neuron has weights of its own.
     """
     if a is None:
         return weight[:, None, None]

@@ -25,7 +25,7 @@ from sw.network.network import INPUT, AnyLayer, Shape
 
 Float = NDArray[np.float64]
 DOUBLE = torch.float64
-"""Type of all numbers of a folded network."""
+"""PyTorch type of all numbers of a folded network."""
 
 
 class FoldedLayer(AnyLayer[np.float64, np.float64]):
@@ -34,11 +34,13 @@ class FoldedLayer(AnyLayer[np.float64, np.float64]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scales:
-    """Quantisation scales of a network: a float weight is its integer times the neuron's scale.
+    """Quantisation scales of a network.
+
+    The integer weight times the neuron's scale approximates the float weight.
 
     A network that was fine-tuned with quantised weights (:mod:`sw.training.finetune`) keeps the
     scales that it was tuned with. ``weight_bits`` is the width of the integer weights in bits, and
-    ``param_bits`` that of biases and thresholds.
+    ``param_bits`` the width of the integer biases and thresholds.
     """
 
     weight_bits: int
@@ -83,7 +85,7 @@ class Scales:
     def check(self, network: FoldedNetwork) -> None:
         """Check that there are thresholds for exactly the spiking layers of a network.
 
-        They must have the shapes of these layers' neurons.
+        The thresholds must have the shapes of these layers' neurons.
 
         Raises
         ------
@@ -129,7 +131,7 @@ class FloatTrace:
     """Results of running a folded network on N images: logits and, if they were kept, spikes."""
 
     logits: Float
-    """Logits (N, n_classes)."""
+    """Logits, an array (N, n_classes)."""
     spikes: dict[str, NDArray[np.uint8]]
     """Spikes (N, T, C, H, W), by name of the map; empty if they were not kept."""
 

@@ -13,7 +13,8 @@ Rounding changes a layer's weights, and also the spikes that the layer reads. So
 of a channel's weighted sums. With calibration images, this change is measured and subtracted from
 the channel's bias, before the bias is rounded. All these sums are exact, so that the result depends
 on the network and the images alone. A network that was fine-tuned with quantised weights
-(:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated.
+(:mod:`sw.training.finetune`) keeps the scales that it was tuned with, and is not calibrated, unless
+other widths are asked for than it was tuned with.
 """
 
 from __future__ import annotations
@@ -78,15 +79,16 @@ def quantize(
     pixel_bits : width in bits to which the pixels of images are rounded, 1 to 8.
     encoder_bits : width of the encoder's weights in bits: 2, 4 or 8.
     calibration : a few hundred uint8 images (N, C, H, W), or frames (N, T, C, H, W), to correct
-        biases with. None takes the images in ``folded``, which come from the checkpoint; if there
-        are none, biases are not corrected.
+        biases with. If it is None, the images in ``folded`` are used, which come from the
+        checkpoint. If there are none, biases are not corrected.
 
     Raises
     ------
     QuantizeError
-        One of the widths is not supported, or the network has no encoder that could use it; or a
-        bias or threshold does not fit ``param_bits``, whichever scale is chosen; or a threshold
-        does not fit with the scale that the network was fine-tuned with.
+        A width is not supported. Or another width than 8 is given for pixels or for the encoder's
+        weights, but the network has no encoder. Or a bias or threshold does not fit ``param_bits``,
+        whichever scale is chosen. Or a threshold does not fit with the scale that the network was
+        fine-tuned with.
     """
     return quantize_with_scales(
         folded,
@@ -193,7 +195,7 @@ def quantize_with_scales(
 
 
 def measure(network: Network, split: Split) -> Network:
-    """Run a network on the validation data ``split``, and return it with the measurements added.
+    """Run a network on the validation data ``split``, and return a copy with measurements added.
 
     ``provenance["validation_accuracy"]`` is the accuracy in percent. ``statistics`` holds, by name
     of the layer, the densities of its input spikes and of its output spikes. A density is the mean
@@ -290,7 +292,7 @@ def integer_layer(
 ) -> Layer:
     """Return a copy of ``layer`` in integers, with the given weights, biases and thresholds.
 
-    These must already be whole numbers that fit their widths.
+    All three must already be whole numbers that fit their widths.
     """
     return Layer(
         **layer.structure(),
@@ -368,9 +370,10 @@ def _squared_error(weight: Float, scale: Float, low: int, high: int) -> Float:
 def _mean_drive(layer: FoldedLayer, weight: Float, inputs: Float, n_images: int) -> Float:
     """Return every channel's mean weighted sum (1, 1, 1, o) of its inputs, without the bias.
 
-    ``inputs`` (t|1, C, H, W) are whole numbers: the inputs, summed over ``n_images`` images. The
-    result is the mean over images, positions and timesteps; in an output layer, it is the sum over
-    timesteps. It is the same in any order of summation (:func:`sw.convert.folded.exact`).
+    ``weight`` are the weights, in floats or rounded. ``inputs`` (t|1, C, H, W) are whole numbers:
+    the inputs, summed over ``n_images`` images. The mean is over images, positions and timesteps;
+    in an output layer, sums are added over timesteps and the mean is over images only. The result
+    is the same in any order of summation (:func:`sw.convert.folded.exact`).
     """
     (pad_y, pad_x), (stride_y, stride_x) = layer.padding, layer.stride
     padded = np.pad(inputs, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))

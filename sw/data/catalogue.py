@@ -62,7 +62,7 @@ def load(
         a sub-folder of the data set's name. If None, the folder in ``$SPIKEFOLD_DATA`` is used, or
         else :func:`sw.data.source.find` looks in the usual places and then downloads the data.
     n_validation : number of training samples to take for validation, a multiple of the number of
-        classes. If None, the data set's own choice. It must be None if the data set has a
+        classes; None for the data set's default number. It must be None if the data set has a
         validation split.
     name : one of :data:`NAMES`, or the path of a user's own data (:func:`sw.data.own.read`), for
         which ``data_dir`` is ignored.

@@ -23,7 +23,7 @@ SPLIT_SEED = 20261121
 """Seed of the validation split. It does not depend on the seed of training, so that every run
 validates on the same samples."""
 N_CALIBRATION = 200
-"""Number of training samples that a checkpoint holds. The export corrects biases with them
+"""Largest number of training samples in a checkpoint. The export corrects biases with them
 (:mod:`sw.convert.quantize`)."""
 
 
@@ -57,8 +57,8 @@ class Parts:
     train, test : training and test data.
     validation : validation data; None if the files have none, and then :func:`assemble` takes
         ``n_validation`` samples from ``train``.
-    n_validation : number of these samples, a multiple of the number of classes. It is not used if
-        ``validation`` is given.
+    n_validation : number of samples that are then taken, a multiple of the number of classes. It is
+        not used if ``validation`` is given.
     note : remark to print with every result on this data, such as that it is a subset.
     form : text that describes the form of the files, and any conversion of their values.
     """
@@ -103,7 +103,7 @@ class Dataset:
         """Return a description of this data set for the checkpoint of a network trained on it.
 
         The values are JSON values. ``path``, the absolute path of a user's own data, says where to
-        find it again; data sets that are known by name have none.
+        find it again. Data sets that are known by name have no ``path``.
         """
         found: dict[str, Any] = {
             "name": self.name,
@@ -141,6 +141,7 @@ def split(labels: NDArray[np.integer], n_validation: int) -> tuple[NDArray[np.in
     Parameters
     ----------
     labels : integers (N,), the class of each sample.
+    n_validation : number of samples to choose, a multiple of the number of classes.
 
     Returns
     -------
@@ -192,9 +193,9 @@ def assemble(
     Raises
     ------
     DataError
-        A part has no samples, not as many labels as samples, or a label that is no class; or the
-        samples of two parts differ in shape; or the validation split cannot be made, for example
-        because a class has no training samples; or ``n_validation`` is given although ``parts``
+        A part has no samples, not as many labels as samples, or a label that is no class. Or the
+        samples of two parts differ in shape. Or the validation split cannot be made, for example
+        because a class has no training samples. Or ``n_validation`` is given although ``parts``
         has validation data.
     """
     validation = parts.validation
@@ -297,9 +298,9 @@ def from_objects(
     Raises
     ------
     DataError
-        A sample is neither a recording nor frames; frames differ in shape; a class is not from 0
-        to ``len(labels)`` - 1; a sample is a recording, but ``sensor`` is None or its events do not
-        suit the sensor; or the validation data cannot be taken.
+        A sample is neither a recording nor frames, or frames differ in shape. Or a class is not
+        from 0 to ``len(labels)`` - 1. Or a sample is a recording, but ``sensor`` is None, or the
+        events do not suit the sensor. Or the validation data cannot be taken.
     """
 
     def collect(pairs: Iterable[tuple[Any, int]]) -> Split:

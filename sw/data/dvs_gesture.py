@@ -44,8 +44,9 @@ def _read(folder: Path, timesteps: int) -> Parts:
 def _gestures(folder: Path, list_name: str, timesteps: int) -> Split:
     """Return the gestures in the recordings that the file ``list_name`` names.
 
-    A recording contains several gestures. The file ``_labels.csv`` beside it has the class, start
-    and end of each. A gesture is binned into ``timesteps`` binary frames.
+    A recording contains several gestures. Beside the recording lies a file with the same name, but
+    ``_labels.csv`` instead of the suffix, which has the class, start and end of each gesture. A
+    gesture is binned into ``timesteps`` binary frames.
     """
     found: list[NDArray[np.uint8]] = []
     labels: list[int] = []

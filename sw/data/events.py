@@ -62,7 +62,7 @@ SUFFIXES = (*FILE_SUFFIXES, ".npy", ".npz")
 """Endings, in lower case, of the names of recordings' files. They only tell which files of a folder
 are recordings; the format follows from the first bytes of a file."""
 MAX_BYTES = 1 << 32
-"""Size of the largest file that is read."""
+"""Size of the largest file that is read, in bytes."""
 _ATIS_OVERFLOW_ROW, _ATIS_OVERFLOW_US = 240, 1 << 13
 """Row that marks an overflow entry in a ``.bin`` file, and the microseconds that such an entry adds
 to the time. Overflow entries are no events."""
@@ -79,7 +79,7 @@ def is_named(path: Path) -> bool:
 def has_header(path: Path) -> bool:
     """Return whether a file has the first bytes of AEDAT, of Prophesee's formats or of HDF5.
 
-    Such files are taken for recordings. NumPy files are not, because they hold many other things.
+    Such files are taken for recordings. NumPy files are not, because they may hold anything.
     """
     try:
         with path.open("rb") as file:
@@ -155,7 +155,7 @@ def binned(
     """Read a recording, and return it as binary frames (:func:`frames`), with its description.
 
     ``shape`` is the (height, width) of a frame, and ``sensor`` the (height, width) of the sensor.
-    None takes the sensor's size from the file or, if the file does not state it, ``shape``.
+    If ``sensor`` is None, the size that the file states is used or, without one, ``shape``.
 
     Raises
     ------

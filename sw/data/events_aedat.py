@@ -1,9 +1,9 @@
 """Decode the AEDAT formats 1.0, 2.0 and 3.1, which cameras of iniVation and INI write.
 
 Format 4.0 is in :mod:`sw.data.events_aedat4`. iniVation's pages on AEDAT specify the formats. They
-leave open what the bits of an address mean and from which corner columns and rows count. These are
-taken from the event extractors of jAER, the program that wrote most files of the formats 1.0 and
-2.0.
+leave open what the bits of an event's address mean and from which corner columns and rows count.
+These are taken from the event extractors of jAER, the program that wrote most files of the formats
+1.0 and 2.0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _CHIPS = {
     "DAVIS346": rf"davis346(?:[ab]{_COLOURS}|blue|red(?:color)?|c?bsi|zynq)?",
     "DAVIS640": rf"davis640{_COLOURS}",
 }
-"""Regular expressions for the names, in lower case, that files give to the cameras. Cameras with
-other addresses, such as DAVIS346mini and the RGBW sensors, are left out on purpose."""
+"""Regular expressions for the names, in lower case, that files give to the cameras. Cameras whose
+addresses have another format, such as DAVIS346mini and the RGBW sensors, are left out on
+purpose."""
 _PACKET_HEADER_BYTES = 28
 _POLARITY = 1
 """Type number of AEDAT 3.1 packets that hold polarity events, the events of pixels."""
@@ -166,8 +167,8 @@ def _header(raw: bytes) -> tuple[list[str], int]:
 def _read_3(raw: bytes) -> Recording:
     """Return the recording in a file of AEDAT 3.1.
 
-    It consists of packets, each with a header of 28 bytes. Packets of type 1 hold the camera's
-    events, of 8 bytes each; other packets are skipped.
+    The file consists of packets, each with a header of 28 bytes. Packets of type 1 hold the
+    camera's events, of 8 bytes each; other packets are skipped.
     """
     place = raw.find(_END_3)
     if place < 0:

@@ -165,7 +165,9 @@ def _packets(raw: bytes, header: _Header) -> Iterator[tuple[int, bytes]]:
 
 
 def _decompressed(content: bytes, compression: int) -> bytes:
-    """Return the decompressed content of a packet; ``compression`` is its number in the header.
+    """Return the decompressed content of a packet.
+
+    ``compression`` is the number that the header gives for the method of compression.
 
     Raises
     ------

@@ -166,7 +166,7 @@ def _check_numbers(values: NDArray[Any], name: str) -> None:
 
 
 def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
-    """Return the values of a counter of ``n_bits`` as if it had never overflowed.
+    """Return ``counts``, values of a counter of ``n_bits``, as if it had never overflowed.
 
     Wherever the count falls by more than half of its range, the counter has started again from 0.
 
@@ -179,9 +179,9 @@ def unwrapped(counts: NDArray[np.int64], n_bits: int) -> NDArray[np.int64]:
 
 
 def latest(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return, for every index, the last index up to and including it at which ``chosen`` is True.
+    """Return, for every index ``i``, the largest index ``j <= i`` at which ``chosen[j]`` is True.
 
-    Before the first True, the result is -1.
+    Where no such index exists, the result is -1.
 
     >>> latest(np.array([False, True, False, True])).tolist()
     [-1, 1, 1, 3]

@@ -124,7 +124,8 @@ def _find(library: Any, file: Any) -> dict[str, dict[str, _Column | _Field]]:
 def _own(library: Any, group: Any, name: str) -> Any:
     """Return the array ``name`` of a group, or None if the group itself has no such array.
 
-    Links to other files and to other places in the file are not followed.
+    Links to other files and to other places in the file are not followed. ``library`` is the module
+    h5py.
     """
     if not isinstance(group.get(name, getlink=True), library.HardLink):
         return None

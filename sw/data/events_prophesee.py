@@ -19,8 +19,8 @@ _SENSORS = {
     r"gen3\d?": (480, 640),
     r"gen4\d?|imx636|imx646": (720, 1280),
 }
-"""(height, width) of a sensor, by a regular expression for the name of the camera's plugin. It is
-used if a file does not say the size."""
+"""(height, width) of known sensors, for files that do not state it. A key is a regular expression
+for a part, between underscores, of the header's value ``plugin_name``."""
 _DAT_TYPES = (0, 12)
 """Type numbers of ``.dat`` files that hold events of pixels."""
 _MAX_OUTSIDE = 0.01
@@ -220,10 +220,12 @@ def _high_times(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the upper bits of the current time at every word of a file.
 
-    A word for which ``is_high`` is True sets them: its lowest ``n_bits`` bits are valid until the
-    next such word. In the file, this number wraps around to 0 when it overflows; the result
-    continues to count instead. The second result is a mask of the words at which the number is
-    known, which are the first such word and all after it.
+    ``data`` (N,) are the words. A word for which ``is_high`` (N,) is True sets the upper bits: its
+    lowest ``n_bits`` bits are valid until the next such word. In the file, this number starts again
+    from 0 when it overflows; the result continues to count instead.
+
+    The second result is a mask (N,) of the words at which the upper bits are known: the first word
+    that sets them, and all words after it.
     """
     places = np.flatnonzero(is_high)
     counts = unwrapped(data[places] & ((1 << n_bits) - 1), n_bits)
@@ -240,7 +242,7 @@ def _decode_evt3(words: NDArray[np.uint16]) -> Columns:
     A word has four bits of type and 12 bits of data. Most words only set a value for the events
     that follow: the row, the upper or the lower 12 bits of the time, or the first column of a
     series of vector words. A word for a single event holds its column. A vector word holds one bit
-    for each of 12 or 8 neighbouring columns, which follow those of the vector word before.
+    for each of 12 or 8 neighbouring columns. They follow the columns of the vector word before.
     """
     data = words.astype(np.int64)
     kind, value = data >> 12, data & 0xFFF

@@ -34,8 +34,8 @@ IDX_FILES = {
     "x_test": ("t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79"),
     "y_test": ("t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310"),
 }
-"""Name of the IDX file that holds each array of the ``.npz`` file, and the MD5 checksum of its
-``.gz`` form that the authors of the data set publish."""
+"""Name of the IDX file of each array, and the MD5 checksum of the compressed file (``.gz``), which
+the authors of the data set publish. The keys are the arrays' names in the file :data:`NPZ_NAME`."""
 
 
 def _holds(folder: Path) -> bool:

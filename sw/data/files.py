@@ -115,7 +115,8 @@ def decode(raw: bytes, mode: str, size: tuple[int, int] | None = None) -> NDArra
 def _plain_image(library: Any, image: Any) -> Any:
     """Return a Pillow image with 8-bit pixels and without transparency.
 
-    Pillow's own conversion would clip 16-bit pixels, and drop the transparency.
+    Pillow's own conversion would clip 16-bit pixels, and drop the transparency. ``library`` is the
+    module ``PIL.Image``.
 
     Raises
     ------

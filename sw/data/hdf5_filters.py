@@ -1,8 +1,8 @@
 """Read arrays of HDF5 files that are compressed with Blosc, LZ4 or Zstandard.
 
-h5py lacks these filters; the package that adds them, hdf5plugin, takes 190 MB. Here h5py reads the
-compressed chunks, and small packages decompress them. The HDF Group's list of registered filters
-has their numbers and formats.
+h5py cannot decompress these, and the package that lets it do so, hdf5plugin, takes 190 MB. Here
+h5py reads the compressed chunks, and small packages decompress them. The HDF Group's list of
+registered filters has their numbers and formats.
 """
 
 from __future__ import annotations

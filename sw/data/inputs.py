@@ -26,9 +26,9 @@ from sw.network.encoder import InputError, Takes
 from sw.network.network import Network
 
 ARRAY_SUFFIXES = (".npy", ".npz")
-"""Suffixes of NumPy files. They hold an array of samples, or an event recording."""
+"""Suffixes of NumPy files, which hold either an array of samples or an event recording."""
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's name of an image's colours, by the number of channels."""
+"""Pillow's name for the colours of an image, by the image's number of channels."""
 POLL_S = 0.01
 """Seconds that :func:`stream` waits for a sample before it yields None."""
 
@@ -46,8 +46,8 @@ def read(
     paths : files of any of these kinds: ``.npy`` with an array of samples; ``.npz`` with an array
         ``images`` and perhaps ``labels``; PNG, JPEG and other images, which are scaled to the
         network's input size; event recordings (:mod:`sw.data.events`).
-    sensor : (height, width) of the sensor of the recordings; None takes the size that a recording's
-        file states or, without one, the network's input size.
+    sensor : (height, width) of the sensor of the recordings. If it is None, the size that a
+        recording's file states is used or, without one, the network's input size.
     tell : function that is called with each line that describes recordings: their format, sensor,
         duration and unit of time.
 
@@ -85,7 +85,7 @@ def read(
 def _holds_recording(path: Path) -> bool:
     """Return whether a file holds an event recording.
 
-    Its first bytes decide, or its name if they belong to no known format.
+    Its first bytes decide; if they belong to no known format, its name does.
     """
     suffix = path.suffix.lower()
     if suffix in ARRAY_SUFFIXES and _holds_events(path):
@@ -107,8 +107,9 @@ def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray
     """Return the samples in a NumPy file, and their labels or None if it has none.
 
     An ``.npy`` file is an array of samples. An ``.npz`` file has an array ``images`` and perhaps
-    ``labels``. Their shapes and types may be others than the network's if they can only mean one
-    thing (:func:`sw.data.samples.as_input`). Labels may be names of the network's classes.
+    ``labels``. Samples may have another shape or type than the network's input if there is only one
+    way to convert them (:func:`sw.data.samples.as_input`). Labels may be names of the network's
+    classes.
 
     Raises
     ------

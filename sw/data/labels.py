@@ -36,7 +36,7 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
     Parameters
     ----------
     labels : integers, whole floats, truth values or texts, (N,) or (N, 1); or rows (N, K) with a
-        single 1, of which the column is the label.
+        single 1, whose column is the label.
     what : name of the data, with which messages begin.
 
     Raises
@@ -69,7 +69,9 @@ def plain(labels: NDArray[Any], what: str) -> NDArray[Any]:
 def numbered(
     labels: Mapping[str, NDArray[Any]], what: str
 ) -> tuple[dict[str, Numbers], tuple[str, ...]]:
-    """Give each class of a data set a number, from 0 on, in the order of their labels.
+    """Return the number of each sample's class, and the names of the classes.
+
+    Classes are numbered from 0 on, in the order of their labels.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def numbered(
 
     Returns
     -------
-    The number of each sample's class, by part; and the names of the classes.
+    The numbers (N,) by part, and the names in the order of the numbers.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def numbered(
 
 
 def as_named(labels: NDArray[Any], names: Sequence[str], wanted: Sequence[str]) -> Numbers | None:
-    """Renumber the classes of samples, from one list of class names to another.
+    """Return labels renumbered from the class names ``names`` to the class names ``wanted``.
 
     Parameters
     ----------
@@ -117,9 +119,10 @@ def as_named(labels: NDArray[Any], names: Sequence[str], wanted: Sequence[str]) 
 
     Returns
     -------
-    Integers (N,), the indices of the same classes in ``wanted``. Classes are matched by name. If a
-    list has only default names (:func:`default_names`), and both lists are equally long, classes
-    are matched by index instead. None if neither rule applies.
+    Integers (N,), the indices of the same classes in ``wanted``. Classes are matched by name if
+    ``wanted`` contains all ``names``. Otherwise they keep their index if both lists are equally
+    long and one of them has only default names (:func:`default_names`). In all other cases the
+    result is None.
     """
     if set(names) <= set(wanted):
         return np.array([wanted.index(name) for name in names], np.int64)[labels]

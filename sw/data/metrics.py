@@ -46,13 +46,14 @@ def interval(found: Mapping[str, Any], metric: str) -> tuple[float, float]:
 
     For ``accuracy``, the interval is Wilson's (:func:`wilson`). For ``balanced``, the mean of the
     classes' recalls, the Wilson intervals of these recalls are combined (Zou and Donner, Statistics
-    in Medicine 27, 2008). The lower end then lies below the mean by the root of the sum of squares
-    of the recalls' distances from their own lower ends, divided by the number of classes. The upper
-    end is found likewise.
+    in Medicine 27, 2008). The ends are ``mean - sqrt(below) / n_classes`` and
+    ``mean + sqrt(above) / n_classes``. Here ``below`` is the sum, over all classes, of the squared
+    distance from the class's recall to the lower end of its interval, and ``above`` is the same sum
+    with the upper ends.
 
     The interval describes one trained network, so it says nothing about the spread over seeds. The
-    samples are taken to be independent: it is too narrow if they come in groups, such as the
-    heartbeats of one patient.
+    samples are taken to be independent: the interval is too narrow if samples come in groups, such
+    as the heartbeats of one patient.
 
     >>> low, high = interval({"balanced": 75.0, "recall": [100.0, 50.0], "n_samples": [40, 10]},
     ...                      "balanced")

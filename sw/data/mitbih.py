@@ -97,9 +97,9 @@ def known(beats: Beats) -> Beats:
 def as_images(beats: Beats) -> NDArray[np.uint8]:
     """Return an image of each beat, uint8 (N, 4, 1, 128): 4 channels, one row, 128 columns of time.
 
-    Channel 0 is the signal of the beat. The beat's median is subtracted, and the result is divided
-    by the median height (maximum minus minimum) of the record's beats. Channel 1 is the difference
-    of channel 0 from the usual beat, which is the median, sample by sample, over all beats of the
+    Channel 0 is the signal of the beat, minus the median of the beat's samples, and divided by the
+    median height (maximum minus minimum) of the record's beats. Channel 1 is the difference of
+    channel 0 from the usual beat, which is the median, sample by sample, over all beats of the
     record. Channel 2 is the time from the previous beat, the same number in all columns. Channel 3
     is the time to the next beat, likewise. Both times are divided by the median interval of this
     beat and of the :data:`N_AROUND` beats on each side. So an early beat stands out at any heart

@@ -57,9 +57,10 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
     """Read a user's own data set, in any of the forms in :data:`FILES`.
 
     Without a test part, a fifth of the samples of every class become test data. They are chosen at
-    random, but the same ones every time. Without a validation part, about a tenth of the training
-    data will be held back for it, equally many samples of every class. Event recordings are binned
-    into ``timesteps`` frames.
+    random, but the same ones every time. Without a validation part, the result's ``n_validation``
+    is about a tenth of the training data, equally many samples of every class, and
+    :func:`sw.data.dataset.assemble` takes them from there. Event recordings are binned into
+    ``timesteps`` frames.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
 
 def _read(path: Path, timesteps: int) -> tuple[dict[str, _Raw], str]:
     """Return the parts of a data set (training, validation, test) by name, training data first, and
-    a text on the kind of their files.
+    a text that names the kind of their files.
     """
     if path.is_file():
         if path.suffix.lower() != ".npz":
@@ -154,8 +155,8 @@ def _require(
 def _split_off(split: Split, names: Sequence[str], path: Path) -> tuple[Split, Split]:
     """Divide samples into training and test data, and return both.
 
-    A fifth of every class is for testing. The choice is random, but the same samples in the same
-    order are always divided in the same way.
+    A fifth of the samples of every class is for testing. The choice is random, but the same samples
+    in the same order are always divided in the same way.
     """
     counts = np.bincount(split.labels, minlength=len(names))
     _require(counts, 3, "for training, validation and test", names, path)
@@ -202,10 +203,10 @@ def _arrays(path: Path) -> dict[str, _Raw]:
 
 
 def _key(name: str) -> tuple[str, bool] | None:
-    """Return the part of the data set that an array of this name belongs to.
+    """Return the part of the data set that an array of this name belongs to, and whether the array
+    holds labels.
 
-    The second result says whether the array holds labels. The result is None if no part of a data
-    set has an array of this name.
+    Return None if no part of a data set has an array of this name.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
@@ -239,7 +240,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _by_class(parts: dict[str, Path], timesteps: int) -> tuple[dict[str, _Raw], str]:
-    """Return the parts of a data set, by name, and a text on the files they are from.
+    """Return the parts of a data set, by name, and a text that names the kind of their files.
 
     Each part is a folder with a folder for every class. Event recordings are binned into
     ``timesteps`` binary frames.
@@ -308,9 +309,9 @@ def _recordings(
 ) -> tuple[list[NDArray[np.uint8]], str]:
     """Return the event recordings of a data set, binned into ``timesteps`` frames each.
 
-    ``parts`` are the files of its parts: training, validation and test.
-    Frames are as large as the sensor. If the files do not say its size, frames are just large
-    enough for the events of all parts.
+    ``parts`` has the files of each part of the data set: training, validation and test. Frames are
+    as large as the sensor. If the files do not say its size, frames are just large enough for the
+    events of all parts.
 
     Returns
     -------

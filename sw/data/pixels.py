@@ -22,8 +22,8 @@ OPAQUE = 255
 def channels_last(shape: Sequence[int]) -> bool:
     """Return whether the last three axes of a sample of this shape are rows, columns and channels.
 
-    It is assumed that they are if the last axis has at most :data:`MOST_CHANNELS` entries and both
-    others have more. Otherwise the axes are taken for channels, rows and columns.
+    This is assumed if the last axis has at most :data:`MOST_CHANNELS` entries and both others have
+    more. Otherwise the axes are taken for channels, rows and columns.
     """
     first, second, last = shape[-3:]
     return last <= MOST_CHANNELS < min(first, second)
@@ -67,7 +67,8 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
 
     Parameters
     ----------
-    parts : images of all parts of the data (training, validation, test), which have the same unit.
+    parts : images of each part of the data (training, validation, test). All are taken to have the
+        same range, which follows from the largest value of all parts.
     what : name of the data, with which messages begin.
 
     Raises
@@ -103,12 +104,15 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
 
 
 def _full_scale(high: float) -> int:
-    """Return the largest number with as many bits as ``high`` needs, such as 4095 for 3000."""
+    """Return the likely full scale of pixels whose largest value is ``high``.
+
+    It is the largest number with as many bits, such as 4095 (12 bits) for 3000.
+    """
     return (1 << max(8, int(high).bit_length())) - 1
 
 
 def as_frames(parts: Sequence[NDArray[Any]], what: str) -> list[NDArray[np.uint8]]:
-    """Return the binary frames of all parts of a data set, of any numeric type, as uint8.
+    """Return the binary frames of all parts of a data set, converted from any number type to uint8.
 
     Parts are, for example, training and test data. ``what`` is the name of the data, with which the
     error's message begins.

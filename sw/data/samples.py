@@ -68,11 +68,11 @@ def _squeezed(shape: Sequence[int]) -> list[int]:
 
 
 def as_classes(labels: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-    """Return labels (N,) that are names of classes as the numbers of these classes.
+    """Return labels (N,) that are names of a network's classes as the indices of these names.
 
-    Other labels are returned as they are. ``names`` are the names of a network's classes, in order.
-    If these are not numbered from 0, ``class 5`` also stands for the label 5
-    (:func:`sw.data.labels.class_name`).
+    ``names`` are the names of the classes, in order. A label that is a number, such as 5, stands
+    for the name ``class 5`` (:func:`sw.data.labels.class_name`). Labels are returned as they are if
+    one of them is no name, or if ``names`` are just ``class 0``, ``class 1`` and so on.
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iuU" or not len(labels):
         return labels

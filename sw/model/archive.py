@@ -60,9 +60,8 @@ def _copied(path: Path, n_bytes: int) -> io.BytesIO:
     """Return a copy of a zip archive in memory, after checking that its entries are uncompressed
     and intact.
 
-    ``n_bytes`` is the size of the file. torch then reads the copy instead of the file, for two
-    reasons: torch ignores checksums, and in a damaged file its reader may find other entries than
-    those checked here.
+    ``n_bytes`` is the size of the file. torch reads the copy instead of the file, because torch
+    ignores checksums, and may find other entries in a damaged file than those checked here.
 
     Raises
     ------
@@ -103,8 +102,8 @@ def check(values: Any, n_bytes: int) -> None:
     ------
     ArchiveError
         There are too many values, they are nested too deeply, or their tensors claim too many
-        bytes. Or a tensor is sparse, quantised or complex, or repeats the same numbers in memory,
-        as those of ``Tensor.expand`` do.
+        bytes. Or a tensor is sparse, quantised or complex, or has several elements that share one
+        place in memory, like the results of ``Tensor.expand``.
     """
     left = [(values, 0, "")]
     n_values = n_claimed = 0

@@ -135,8 +135,8 @@ def slim(values: dict[str, Any]) -> dict[str, Any]:
 def public(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a checkpoint's dictionary without the folders of this machine.
 
-    Of an absolute path in ``command``, only the last part is kept, and ``--data-dir`` is left out.
-    ``data`` loses its ``path``.
+    In ``command``, absolute paths are cut to their last part, and ``--data-dir`` is left out. The
+    ``path`` in ``data`` is left out, too.
     """
     kept = dict(values)
     if isinstance(kept.get("command"), str):

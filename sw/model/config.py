@@ -25,7 +25,7 @@ PER_TIMESTEP = "/per-timestep"
 SURROGATES = ("sigmoid", "arctan", "rectangle", "triangle")
 """Surrogate gradients, in place of the spike's derivative in the backward pass.
 
-They are functions of ``x = slope * (membrane - threshold)``, each with area 1 over ``x``:
+They are functions of ``x = slope * (membrane - threshold)``; the area under each is 1:
 
 - ``sigmoid``: ``s(x) (1 - s(x))``, where ``s`` is the logistic function;
 - ``arctan``: ``1 / (2 (1 + (pi x / 2)^2))``;
@@ -40,13 +40,13 @@ MAX_NUMBER = 1 << 20
 MAX_BLOCKS = 1000
 """Largest number of blocks of a network."""
 ADD = "ADD"
-"""Name of the gate that adds spikes, with an integer result. Layers of the device then read the
-added maps one by one."""
+"""Name of the gate that adds spikes, with an integer result. On the device, the layers that use the
+sum read the added maps one by one."""
 LEARNED = "LEARNED"
 """Name of the leak that is trained (PLIF neurons, Fang et al., arXiv 2007.05785).
 
 The device leaks by shifts only. Before export, :func:`sw.model.resnet.round_leaks` replaces a
-trained leak by the nearest leak that the device has.
+trained leak by the nearest leak that shifts can compute.
 """
 
 
@@ -171,14 +171,15 @@ class BlockConfig:
     """
 
     gate: str = "IAND"
-    """``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``, which sums spikes
-    to integers, so that layers after it read several maps."""
+    """Name of the gate: ``AND``, ``IAND``, ``OR`` or ``XOR`` (:class:`hw.spec.Gate`); or ``ADD``,
+    which sums spikes to integers, so that layers after it read several maps."""
     inner: str = "channel"
     """Granularity of the coefficients between the block's convolutions."""
     outer: str = "channel"
     """Granularity of the coefficient on the block's output, after the gate."""
     kind: str = "basic"
-    """``basic``: two convolutions, both 3x3; ``bottleneck``: three, of 1x1, 3x3 and 1x1."""
+    """Kind of block: ``basic`` has two convolutions, both 3x3; ``bottleneck`` has three: 1x1, 3x3
+    and 1x1."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -196,9 +197,9 @@ class StageConfig:
     """Configuration of a stage: a sequence of blocks with the same number of output channels."""
 
     channels: int
-    """Output channels of every block; a multiple of 4 if there are bottlenecks."""
+    """Number of output channels of every block; a multiple of 4 if there are bottlenecks."""
     stride: int = 1
-    """Stride of the first block, the same vertically and horizontally; that of all others is 1."""
+    """Stride of the first block, the same vertically and horizontally; all other blocks have 1."""
     blocks: tuple[BlockConfig, ...] = (BlockConfig(),)
     """Blocks in order, at least one."""
 
@@ -233,13 +234,13 @@ class ModelConfig:
     n_classes: int = 10
     """Number of classes."""
     stem_channels: int = 32
-    """Output channels of the stem's convolution."""
+    """Number of output channels of the stem's convolution."""
     stem_kernel: int = 3
     """Height and width of the stem's kernel; odd."""
     stem_stride: int = 1
     """Stride of the stem's convolution, the same vertically and horizontally."""
     stem_pool: int = 2
-    """Height and width of the windows that OR-pool the stem's spikes; 1: no pooling."""
+    """Height and width of the windows over which the stem's spikes are ORed; 1 for no pooling."""
     stem_coefficient: str = "channel"
     """Granularity of the coefficient on the stem's spikes, see :class:`BlockConfig`."""
     stages: tuple[StageConfig, ...] = (StageConfig(channels=32),)

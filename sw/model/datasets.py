@@ -97,8 +97,8 @@ def place_of(record: dict[str, Any]) -> str:
 def _renumbered(dataset: Dataset, names: Any) -> Dataset:
     """Return a data set whose labels are numbered in the order of a network's classes.
 
-    ``names`` are the names of these classes. If it is not a list or tuple, because they are not
-    known or the checkpoint is damaged, the labels stay as they are.
+    ``names`` are the names of these classes. If ``names`` is not a list or tuple, because the names
+    are unknown or the checkpoint is damaged, the labels stay as they are.
 
     Raises
     ------

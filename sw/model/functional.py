@@ -61,12 +61,13 @@ def _run_back(
     surrogate: str,
     slope: float | Tensor,
 ) -> list[Tensor]:
-    """Return the gradients with respect to the drives of :func:`_run`, given those of its spikes,
-    ``grad``.
+    """Return the gradients of a loss with respect to the drives of :func:`_run`.
 
-    The gradients and ``membranes``, which :func:`_run` returned, are lists over timesteps. In place
-    of the spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
-    ``slope`` is used (:data:`sw.model.config.SURROGATES`).
+    ``grad`` are the gradients of the loss with respect to the spikes, and ``membranes`` is the
+    second result of :func:`_run`. Gradients and membranes are lists over timesteps. In place of the
+    spike's derivative, the surrogate gradient with the name ``surrogate`` and the steepness
+    ``slope`` is used (:data:`sw.model.config.SURROGATES`). For the other parameters, see
+    :func:`neuron_forward`.
     """
     grads: list[Tensor] = []
     left = torch.zeros_like(grad[0])
@@ -126,12 +127,14 @@ def neuron_backward(
     slope: float | Tensor,
     total: bool = False,
 ) -> Tensor:
-    """Return the gradient ``(T, ...)`` with respect to the drive, given that of the spikes,
-    ``grad``.
+    """Return the gradient ``(T, ...)`` of a loss with respect to the drive of neurons.
 
-    ``membranes`` are the second result of :func:`neuron_forward`. No gradient passes through the
-    reset's dependence on the spike (Chen et al., arXiv 2301.11929). If the drive was the same at
-    every timestep, use ``total``: it sums the result over time to ``(1, ...)``.
+    ``grad`` is the gradient of the loss with respect to the spikes, and ``membranes`` is the second
+    result of :func:`neuron_forward`. No gradient passes through the reset's dependence on the spike
+    (Chen et al., arXiv 2301.11929). With ``total``, the result is summed over time to ``(1, ...)``,
+    for a drive that is the same at every timestep. ``surrogate`` is one of
+    :data:`sw.model.config.SURROGATES`, and ``slope`` its steepness. For the other parameters, see
+    :func:`neuron_forward`.
     """
     grads = _run_back(list(grad), list(membranes), decay, threshold, reset, surrogate, slope)
     return sum(grads[1:], grads[0])[None] if total else torch.stack(grads)
@@ -167,7 +170,8 @@ def pooled_forward(
     """Run neurons as :func:`neuron_forward` does, and return their OR-pooled spikes.
 
     A pooled spike is 1 if any neuron of its window fires. Windows are ``pool`` (rows, columns)
-    large; the rows of the maps lie along ``axis`` and their columns along the next one.
+    large; the rows of the maps lie along ``axis`` and their columns along the next axis. For the
+    other parameters, see :func:`neuron_forward`.
     """
     runs = [
         _run(_by_time(part, timesteps), decay, threshold, reset)[0]
@@ -187,13 +191,15 @@ def pooled_backward(
     pool: tuple[int, int],
     axis: int,
 ) -> list[Tensor]:
-    """Return the gradient with respect to the drive, given that of the pooled spikes, ``grad``.
+    """Return the gradient of a loss with respect to the drive of neurons with pooled spikes.
 
-    The result is a list with one tensor for each position in a pooling window, in the order of
-    :func:`_windows`. Within a window, the gradient of the pooled spike goes to the first neuron
-    that fired, or to the first neuron if none did, as in max-pooling.
+    ``grad`` is the gradient of the loss with respect to the pooled spikes. The result is a list
+    with one tensor for each position in a pooling window, in the order of :func:`_windows`. Within
+    a window, the gradient of the pooled spike goes to the first neuron that fired, or to the first
+    neuron if none did, as in max-pooling.
 
     The neurons run again here, which is faster than storing their membranes in the forward pass.
+    For the other parameters, see :func:`neuron_backward` and :func:`pooled_forward`.
     """
     timesteps = len(grad)
     parts = _windows(drive, pool, axis)

@@ -93,10 +93,11 @@ class _MeanOverProcesses(torch.autograd.Function):
 class Norm(nn.BatchNorm2d):
     """Batch-norm of ``(T * N, C, H, W)``, with statistics over all timesteps or per timestep.
 
-    ``timesteps`` is the number of separate statistics: 1 for statistics over all timesteps; T for
-    statistics per timestep, and the running statistics are then ``(T, C)``. Gain and bias ``(C,)``
-    are shared by all timesteps. In distributed training the statistics are those of all processes'
-    batches, on CPUs as well as on GPUs (torch's SyncBatchNorm needs GPUs).
+    ``timesteps`` is the number of separate statistics. It is 1 for statistics over all timesteps,
+    with running statistics ``(C,)``, and T for statistics per timestep, with running statistics
+    ``(T, C)``. Gain and bias ``(C,)`` are shared by all timesteps. In distributed training the
+    statistics are those of all processes' batches, on CPUs as well as on GPUs (torch's
+    SyncBatchNorm needs GPUs).
     """
 
     def __init__(self, n_channels: int, timesteps: int = 1):
@@ -183,8 +184,8 @@ class Coefficient(nn.Module):
         """Return the weights of a convolution times the factors of the channels that it reads.
 
         A convolution of spikes with these weights equals one of scaled spikes with the weights of
-        ``conv``. It needs fewer products, since maps are larger than weights. :attr:`by_channel`
-        must be true.
+        ``conv``. Scaling the weights takes fewer products, since maps are larger than weights.
+        :attr:`by_channel` must be true.
         """
         return conv.weight if self.value is None else conv.weight * self.value
 
@@ -209,8 +210,8 @@ class Scaled:
     def __init__(self, spikes: Tensor, coefficient: Coefficient):
         self.coefficient = coefficient
         self.values = spikes if coefficient.by_channel else coefficient(spikes)
-        """The spikes. If the factors differ within a channel, the spikes are multiplied by them
-        here; if each channel has one factor, :meth:`through` multiplies the weights instead."""
+        """The spikes, multiplied by their factors if factors differ within a channel. Otherwise the
+        spikes are unchanged, and the factors go into the weights."""
 
     def through(self, conv: nn.Conv2d) -> Tensor:
         """Return the output of a convolution (without bias) that reads the scaled spikes."""

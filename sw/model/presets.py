@@ -25,10 +25,10 @@ from sw.model.config import (
 def fashion_mnist() -> ModelConfig:
     """Return the network of the ``fashion-mnist`` recipe.
 
-    In the last block, both coefficients have a value for every element. When they are folded into
-    the layers that read their spikes, the second convolution gets weights of its own for every
-    position, and the classifier for every position and timestep. The folded network still has fewer
-    than 300,000 weights.
+    In the last block, both Real-Spike coefficients (trained factors of spikes) have a value for
+    every element. When they are folded into the layers that read their spikes, the second
+    convolution gets weights of its own for every position, and the classifier for every position
+    and timestep. The folded network still has fewer than 300,000 weights.
     """
     return ModelConfig(
         stem_channels=32,
@@ -162,7 +162,7 @@ def fashion_mnist_large() -> ModelConfig:
 def nmnist() -> ModelConfig:
     """Return a network for N-MNIST, whose samples are event frames of 34x34.
 
-    The first layer halves their height and width twice.
+    The stem halves the height and width of the frames twice, by its stride and by pooling.
     """
     last = BlockConfig(gate="OR", inner="channel", outer="element")
     return ModelConfig(

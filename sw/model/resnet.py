@@ -34,8 +34,8 @@ from sw.network.network import INPUT, Shape, conv_size
 class Block(nn.Module):
     """Residual block: two or three convolutions, each with batch-norm and neurons, then a gate.
 
-    The gate joins the last neurons' spikes with those of the identity. The identity is the block's
-    input; where the block changes the shape, it is the output of the layer ``downsample``.
+    The gate joins the last neurons' spikes with the spikes of the identity. The identity is the
+    block's input; where the block changes the shape, it is the output of the layer ``downsample``.
 
     Convolution ``n``, counted from 1, is the module ``conv{n}``. Its batch-norm, its neurons and
     the coefficient of their spikes are ``bn{n}``, ``neuron{n}`` and ``coefficient{n}``. The last
@@ -118,9 +118,9 @@ class Block(nn.Module):
 
         Returns
         -------
-        Three values: the block's output, which is binary spikes ``(T * N, C, H, W)``, or sums of
-        spikes with an ``ADD`` gate; the output together with its coefficient; and the residual
-        branch's spikes before the gate.
+        Three values. The first is the block's output ``(T * N, C, H, W)``: sums of spikes with an
+        ``ADD`` gate, binary spikes with any other gate. The second is the output together with its
+        coefficient. The third is the residual branch's spikes before the gate.
         """
         branch, inner = spikes, scaled
         for n in range(1, self.n_convs + 1):
@@ -287,7 +287,7 @@ class SpikingResNet(nn.Module):
         """Return the class scores for images or frames as :func:`to_input` prepares them.
 
         ``record`` is called once for every map, with its name in the integer network
-        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. These are part of the
+        (:mod:`sw.network.network`) and its spikes ``(T, N, C, H, W)``. The spikes are part of the
         autograd graph, so a loss may depend on them.
         """
         timesteps = self.config.timesteps
@@ -332,8 +332,8 @@ class SpikingResNet(nn.Module):
     def _classify(self, head: nn.Module, pooled: Tensor) -> Tensor:
         """Return the class scores ``(N, n_classes)`` that the linear layer ``head`` computes.
 
-        ``pooled`` ``(T * N, C)`` holds the means of a map over positions. The layer reads the means
-        of these over timesteps.
+        ``pooled`` ``(T * N, C)`` holds the means of a map over positions. The linear layer reads
+        the means of ``pooled`` over timesteps.
         """
         timed = pooled.unflatten(0, (self.config.timesteps, len(pooled) // self.config.timesteps))
         return head(timed.mean(0))
@@ -364,8 +364,9 @@ def round_leaks(model: SpikingResNet, n_shifts: int = N_LEAK_SHIFTS) -> ModelCon
 
     Trained leaks have the name ``LEARNED``. A device computes a leak as a sum of shifts of the
     membrane (:class:`hw.spec.Leak`). Of the leaks with up to ``n_shifts`` shifts, including none,
-    the one with the nearest decay is chosen; small devices have leaks with one shift only. The
-    weights can stay as they are, but some more training with the new leaks improves accuracy.
+    the one with the nearest decay is chosen; small devices have leaks with one shift only
+    (``n_shifts`` of 1). The weights can stay as they are, but some more training with the new leaks
+    improves accuracy.
     """
     available = [("NONE", (0,))] + [
         (leak, shifts) for leak in ("SUBTRACT", "KEEP") for shifts in leak_shifts(n_shifts)

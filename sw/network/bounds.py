@@ -3,7 +3,7 @@
 The proof computes, for every neuron and timestep, the interval of values that the membrane can
 have. Every input may be silent or active, in any combination. Leak and reset together are monotone
 in the membrane, both for a neuron that spikes and for one that does not. Therefore the ends of an
-interval follow from those of the timestep before. The bounds are tight if the inputs of all
+interval follow from the ends at the timestep before. The bounds are tight if the inputs of all
 timesteps are independent.
 """
 
@@ -24,7 +24,7 @@ from sw.network.network import Layer
 class Bounds:
     """Bounds of values in registers: each value is at least ``low`` and at most ``high``.
 
-    The function that returns the bounds says which values they hold for.
+    Each function that returns bounds documents which values they apply to.
     """
 
     low: int
@@ -39,9 +39,9 @@ class Bounds:
 def drive_bounds(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for every neuron, the smallest and the largest weighted sum of its inputs.
 
-    An input is a spike, 0 or 1; if a layer adds several maps of spikes before it weighs them, an
-    input is the sum of one spike from each map, and may be up to their number. The bias is not
-    included.
+    An input is a spike, 0 or 1. In a layer that adds up several maps before it multiplies them by
+    weights, an input is a sum of spikes, one from each map, so it may be as large as the number of
+    maps. The bias is not included.
 
     Both results are arrays with the axes (t, y, x, o): timestep, position and output channel. An
     axis t, y or x has length 1 if the weights are shared along it.
@@ -60,14 +60,15 @@ def bank_bounds(layer: Layer, timesteps: int, inputs: Sequence[Sequence[int]]) -
     """Return one pair of bounds for the sums that the banks of a device accumulate in a layer.
 
     A bank (:class:`hw.spec.Config`) adds up the weights of its own input channels, for one neuron
-    and one timestep; in an output layer, for all timesteps. The inputs are 0 or 1, even in a layer
-    that reads pixels: a bank adds up one bit-plane (one bit of every pixel) at a time, and the sums
-    of several planes are combined after the banks.
+    and one timestep; in an output layer, for one neuron over all timesteps. The inputs are 0 or 1,
+    even in a layer that reads pixels, because a bank adds up one bit-plane (one bit of every pixel)
+    at a time. The sums of several planes are combined after the banks.
 
     Parameters
     ----------
     timesteps : number of timesteps of the network.
-    inputs : for each bank, the indices of its input channels on their axis of ``layer.weight``.
+    inputs : for each bank, the indices of its input channels along the axis of input channels of
+        ``layer.weight``.
     """
     least = most = 0
     for channels in inputs:

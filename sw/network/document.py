@@ -103,7 +103,7 @@ def _check_text(text: str) -> None:
 
 
 def encode(value: Any, name: str, arrays: dict[str, NDArray] | None) -> Any:
-    """Convert a value to JSON, and collect the arrays in it in ``arrays``.
+    """Convert a value to JSON, and add the arrays that it contains to ``arrays``.
 
     Parameters
     ----------
@@ -158,7 +158,8 @@ def decode(hint: Any, value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
     Parameters
     ----------
     name : dotted name of the value, such as ``network.layers``.
-    arrays : arrays of the file by dotted name; those that belong to the value are removed.
+    arrays : arrays of the file by dotted name. Those that the value contains are removed, so that
+        any left over can be reported.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from hw.spec import N_PLANES, carried_over, fire
 from sw.network.network import Layer, Network, Shape
 
 PIXEL_MAX = (1 << N_PLANES) - 1
-"""Largest value of a pixel."""
+"""Largest value of a pixel of an image, before any rounding: 255."""
 
 
 def pixel_max(pixel_bits: int) -> int:
@@ -26,7 +26,8 @@ def pixel_max(pixel_bits: int) -> int:
 def rounded(images: NDArray[np.uint8], pixel_bits: int) -> NDArray[np.uint8]:
     """Return images whose pixels, 0 to 255, are rounded to ``pixel_bits`` bits.
 
-    0 stays 0, and 255 becomes the largest value of that width. There are no ties.
+    0 stays 0, and 255 becomes the largest value of that width. No pixel lies halfway between two
+    rounded values, so rounding is never ambiguous.
 
     >>> rounded(np.array([0, 8, 9, 25, 26, 255], np.uint8), 4).tolist()
     [0, 0, 1, 1, 2, 15]

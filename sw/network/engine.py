@@ -2,8 +2,8 @@
 
 :mod:`sw.network.reference` uses it with exact integers, :mod:`sw.convert.folded` with float64.
 Weighted sums are matrix products of gathered input windows, never a convolution by FFT or Winograd
-transform. So each is a plain sum of products in some order, which is exact if the number type holds
-every partial sum exactly.
+transform. So each weighted sum is a plain sum of products in some order, which is exact if the
+number type holds every partial sum exactly.
 
 Shapes are written with N images, T timesteps, C input channels, O output channels; H' and W' are
 the height and width of the layer's output before pooling. ``T|1`` stands for an axis of length T,
@@ -102,8 +102,8 @@ def fire(
     Parameters
     ----------
     drives : tensor (N, T|1, O, H', W') of weighted sums without bias.
-    dtype : type of the membranes. Integer membranes leak by shifts, those in floating point by the
-        same factor without rounding.
+    dtype : type of the membranes. Integer membranes leak by shifts. Floating-point membranes are
+        multiplied by the same factor, without rounding.
     membranes : tensor of the result's shape. The membranes are written into it as they are compared
         with the threshold: after leak and input, before the reset. None if they are not needed.
 
@@ -131,11 +131,11 @@ def fire(
 
 
 def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | None) -> Tensor:
-    """Join a layer's spikes bit by bit with another map of spikes by the layer's gate, then pool
-    them.
+    """Return a layer's spikes after its gate and its pooling.
 
-    Pooling is the OR of the spikes in each window. ``identity`` is the other map, None if the layer
-    has no gate. Spikes, identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1.
+    The gate joins every spike with the spike at the same place in another map, ``identity``, which
+    is None if the layer has no gate. Pooling is the OR of the spikes in each window. Spikes,
+    identity and result are uint8 tensors (N, T, O, H, W) of 0 and 1.
     """
     if identity is not None:
         spikes = spec.joined(layer.gate, spikes, identity)
@@ -150,7 +150,7 @@ def join_and_pool(layer: AnyLayer[Any, Any], spikes: Tensor, identity: Tensor | 
 def summed(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
     """Convert the bias (1, 1, 1, O) of an output layer to a tensor (O,).
 
-    The caller adds it once to the weighted sums, which run over all timesteps.
+    The caller adds the bias once to the weighted sums, which are summed over all timesteps.
     """
     return torch.from_numpy(array[0, 0, 0]).to(dtype)
 

@@ -70,8 +70,10 @@ def _definitions(cls: type) -> dict[str, Any]:
 
 
 def schema_of(hint: Any, add: Any) -> dict[str, Any]:
-    """Return the JSON Schema of the type annotation ``hint``; call ``add`` with every dataclass in
-    it.
+    """Return the JSON Schema of the type annotation ``hint``.
+
+    The result only refers to the schemas of dataclasses. ``add`` is called with every dataclass in
+    ``hint``, so that the caller can define its schema.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:

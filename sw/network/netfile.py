@@ -7,9 +7,9 @@ metadata entry, ``spikefold``, is a JSON document with the same structure. In it
 of the whole file with its own 32 bytes taken as zero, so that every changed byte is detected
 (safetensors itself loads a flipped bit silently).
 
-The file names the device that the network was exported for, but holds no compiled program: a
-program that does not match its network would give wrong answers, and compiling takes only a tenth
-of a second. Files of version 1 also hold a program, which is not read.
+The file names the device that the network was exported for, but holds no compiled program. A
+program that did not match its network would give wrong answers, and compiling takes only a tenth of
+a second. Files of version 1 also hold a program, which is not read.
 
 This module does not import torch.
 """
@@ -72,9 +72,9 @@ class NetworkFile:
     """Content of a network file.
 
     ``config`` is the configuration of the device that the network was exported for. It is None if
-    the file names none, or one that this version of Spikefold does not know; in that case
-    ``unknown`` is a text that says why. ``sha256`` is the file's checksum in hexadecimal, and
-    ``n_bytes`` the size of the file.
+    the file names no configuration, or one that this version of Spikefold does not know. In the
+    second case, ``unknown`` is a text that says why; in all others, it is None. ``sha256`` is the
+    file's checksum in hexadecimal, and ``n_bytes`` the size of the file.
     """
 
     network: Network
@@ -149,6 +149,8 @@ def _header(raw: bytes | bytearray) -> tuple[int, dict[str, Any]]:
 
 def _checksum_span(data_start: int, header: dict[str, Any]) -> tuple[int, int]:
     """Return the offsets in the file at which the checksum's bytes begin and end.
+
+    ``data_start`` and ``header`` are the results of :func:`_header`.
 
     Raises
     ------
@@ -272,10 +274,11 @@ def _network(document: dict[str, Any], arrays: dict[str, NDArray]) -> Network:
 
 
 def _config(document: dict[str, Any]) -> tuple[Config | None, str | None]:
-    """Return the device configuration that a document names, or None and a text that says why not.
+    """Return the device configuration that a document names, and None.
 
-    A configuration of another version of the gateware is no error: the network can be compiled for
-    any other device.
+    If this version of Spikefold does not know the configuration, return instead None and a text
+    that says so. This is no error, because the network can be compiled for any other device. If the
+    document names no configuration, both results are None.
     """
     value = document.get("config")
     if document["version"] == 1:

@@ -39,11 +39,11 @@ MAX_TIMESTEPS = 1 << 12
 """Largest number of timesteps: the largest number of iterations of a loop on any device."""
 
 MAX_LAYERS = 255
-"""Largest number of layers, without the encoder, that any device can run
-(:attr:`hw.spec.Config.max_layers`)."""
+"""Largest number of layers, without the encoder, for which a device can be built, see
+:attr:`hw.spec.Config.max_layers`."""
 
 MAX_ADDENDS = 63
-"""Largest number of maps that a layer adds to its source."""
+"""Largest number of maps that a layer reads besides its ``source``."""
 
 MAX_MAP = 1 << 30
 """Largest number of elements of a map over all timesteps, and of pixels of an image."""
@@ -115,9 +115,10 @@ class AnyLayer(Generic[Weight, Param]):
     )
     """Names of further maps that the layer reads. All have the shape of ``source``."""
     stacked: bool = field(default=False, metadata={"since": 3})
-    """Whether each of the maps that the layer reads has weights of its own. If it is true, the
-    input channels of ``weight`` are the channels of all maps, one map after another. If it is
-    false, the maps share their weights, so that the layer's input is the sum of the maps."""
+    """Whether each of several maps that the layer reads has weights of its own. If true, the input
+    channels of ``weight`` are the channels of all maps, one map after another. If false, the maps
+    share their weights, so that the layer's input is the sum of the maps. It is false for a layer
+    that reads a single map."""
     kernel: tuple[Size, Size]
     stride: tuple[Size, Size] = (1, 1)
     padding: tuple[Padding, Padding] = (0, 0)
@@ -140,7 +141,7 @@ class AnyLayer(Generic[Weight, Param]):
     """Name of the map with which the gate joins the layer's spikes; it has the shape of the output
     before pooling. None without a gate."""
     pool: tuple[Size, Size] = (1, 1)
-    """Size of the windows over which spikes are ORed, after the gate."""
+    """Height and width of the windows over which spikes are ORed, after the gate."""
     output: bool = False
 
     @property
@@ -155,8 +156,9 @@ class AnyLayer(Generic[Weight, Param]):
 
     @property
     def n_summed(self) -> int:
-        """Number of maps that are added up before the sum is multiplied by weights; this is also
-        the largest value of the sum.
+        """Number of maps that are added up before the sum is multiplied by weights.
+
+        It is also the largest value of the sum. It is 1 if each map has weights of its own.
         """
         return 1 if self.stacked else len(self.sources)
 
@@ -217,7 +219,8 @@ class Network:
         binary frames.
     pixel_bits : width of the pixels that the encoder reads. Each pixel of an image, 0 to 255, is
         first rounded to a whole number from 0 to ``2**pixel_bits - 1``
-        (:func:`sw.network.encoder.rounded`). 8, which changes no pixel, if there is no encoder.
+        (:func:`sw.network.encoder.rounded`). With 8, pixels stay as they are. It is 8 if there is
+        no encoder.
     layers : the other layers, in an order in which every map is written before it is read. The last
         one, and no other, is an output layer.
     weight_bits : width in bits that suffices for every weight of ``layers``.
@@ -330,7 +333,7 @@ def _check_map(layer: str, shape: Shape, timesteps: int) -> None:
 
 
 def _check_encoder(encoder: Layer) -> None:
-    """Check the restrictions on an encoder that other layers do not have."""
+    """Check the restrictions that apply to encoders only."""
     _require(
         encoder.source == IMAGE, encoder.name, f"an encoder reads {IMAGE!r}, not {encoder.source!r}"
     )

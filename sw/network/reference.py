@@ -56,12 +56,13 @@ def run(
     ----------
     images : uint8 images (N, C, H, W), or, if the network has no encoder, binary uint8 frames
         (N, T, C, H, W).
-    keep_spikes : keep the spikes of all maps (about 140 kB per image for the shipped network).
+    keep_spikes : whether to return the spikes of all maps (about 140 kB per image for the shipped
+        network).
     batch : number of images that are computed at once.
 
     Returns
     -------
-    The spikes of every map, if they are kept, their numbers, and the logits and predictions.
+    The numbers of spikes of every map, the logits and the predictions; and, if wanted, the spikes.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def run_layer(
     ----------
     source : tensor (N, T, C, H, W), the layer's input (:func:`sw.network.engine.inputs_of`). It has
         one timestep instead of T if the input is the same at all timesteps.
-    input_max : largest value of each map that the layer reads: 1 for spikes, 255 for pixels.
+    input_max : largest value of each map that the layer reads: 1 for spikes, up to 255 for pixels.
     identity : map (N, T, O, H, W) with which the layer's gate joins the spikes of its neurons; None
         if the layer has no gate.
 
@@ -191,7 +192,8 @@ def _fire(
     """Return the spikes (N, T, O, H', W') of a layer's neurons, before gate and pooling.
 
     The number types are the fastest in which the computation is exact. If ``membranes`` is given,
-    the membranes that are compared with the threshold are written into it.
+    the membranes that are compared with the threshold are written into it. For the other
+    parameters, see :func:`run_layer`.
     """
     assert layer.threshold is not None
     worst = _worst_sum(layer, input_max)
@@ -215,9 +217,7 @@ def _worst_sum(layer: Layer, input_max: int) -> int:
 
 
 def exact_type(worst: int) -> torch.dtype:
-    """Return the torch type that is fastest to compute with and holds integers up to the magnitude
-    ``worst`` exactly.
-    """
+    """Return the fastest torch type that represents all integers up to the magnitude ``worst``."""
     if worst < 1 << 24:
         return torch.float32
     return torch.float64 if worst < 1 << 53 else torch.int64

@@ -75,7 +75,10 @@ Label = Annotated[str, Text()]
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of the fields of the dataclass ``cls`` by name, ranges included."""
+    """Return the annotations of the fields of the dataclass ``cls`` by name.
+
+    The annotations still contain objects such as :class:`Range`.
+    """
     found = typing.get_type_hints(cls, include_extras=True)
     return {field.name: found[field.name] for field in dataclasses.fields(cls)}
 
