@@ -548,9 +548,11 @@ class Config:
 
     @property
     def full_neurons(self) -> bool:
-        """Whether a leak may have :data:`N_LEAK_SHIFTS` shifts and a reset may be delayed.
+        """Whether the device supports leaks of up to :data:`N_LEAK_SHIFTS` shifts, and a delayed
+        reset.
 
-        Only small devices, which have no queue of sums (:attr:`sum_queue` is 0), lack that logic.
+        Only small devices, which have no queue of sums (:attr:`sum_queue` is 0), do not: their
+        leaks have one shift, and their reset is never delayed.
         """
         return self.sum_queue > 0
 

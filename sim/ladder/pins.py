@@ -36,11 +36,14 @@ N_SHOWN = 3
 
 @dataclass(kw_only=True)
 class Tally:
-    """Counts of the results that were compared at the pins of a device and found equal.
+    """Summary of a check at the pins of a device: what was run, and what was found equal.
 
     Attributes
     ----------
-    n_rows : number of rows of the memories that were read back.
+    n_networks, n_samples : number of networks that were run, and of their samples.
+    n_spikes, n_logits, n_counters : number of elements of spike maps, of logits and of counters
+        that were compared.
+    n_rows : number of rows of the memories that were read back and compared.
     baud : baud rate of the line, on which device and driver agreed.
     n_cycles : number of clock cycles that were simulated.
     largest_fill : largest share of weight memory that a network took, from 0 to 1.
