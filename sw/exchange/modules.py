@@ -21,6 +21,9 @@ LIBRARIES = ("torch", "spikingjelly", "snntorch")
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
 """Methods, besides special ones such as ``__init__``, that a subclass may define without changing
 the module's results."""
+NETWORKS = frozenset({"model", "examples", "sample_models", "fx"})
+"""Packages within :data:`LIBRARIES` whose classes are whole networks, and not parts of networks.
+``torch.fx`` makes a class of its own for every network that it transforms."""
 N_PROBES = 257
 """Number of values at which a neuron's surrogate function is compared with a step function."""
 
@@ -31,6 +34,7 @@ def library_class(module: nn.Module) -> type | None:
     """Return the class of a module if the class is from one of :data:`LIBRARIES`, otherwise None.
 
     A user's subclass that defines nothing but a constructor counts as the class it derives from.
+    The libraries' networks (:data:`NETWORKS`) count as a user's.
 
     Raises
     ------
@@ -40,7 +44,8 @@ def library_class(module: nn.Module) -> type | None:
     """
     changed: set[str] = set()
     for kind in type(module).__mro__:
-        if kind.__module__.partition(".")[0] in LIBRARIES and ".model." not in kind.__module__:
+        library, *packages = kind.__module__.split(".")
+        if library in LIBRARIES and NETWORKS.isdisjoint(packages):
             if kind is nn.Module:
                 return None
             changed |= {"forward"} & set(vars(module))

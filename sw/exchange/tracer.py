@@ -27,8 +27,26 @@ class _Proxy(fx.Proxy):
 
     torch's symbol records ``x += y`` in the same way as ``x + y``. The size of the input's first
     axis can be the end of a loop, as in ``for t in range(x.size(0))``: it is the number of
-    timesteps.
+    timesteps. The input's number of axes is a number, as in ``if x.dim() == 4``, if it is known.
     """
+
+    def __getattr__(self, name: str) -> Any:
+        if self.node.op == "placeholder" and name in ("ndim", "dim", "ndimension"):
+            n_axes = self.tracer.n_axes if isinstance(self.tracer, NetworkTracer) else None
+            if n_axes is not None:
+                return n_axes if name == "ndim" else lambda: n_axes
+        if name == "shape":
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        shape = self.node
+        if shape.target in (getattr, "size") and shape.args[1:] in ((), ("shape",)):
+            source, tracer = shape.args[0], self.tracer
+            if isinstance(source, fx.Node) and source.op == "placeholder":
+                if isinstance(tracer, NetworkTracer) and tracer.n_axes is not None:
+                    return tracer.n_axes
+        return super().__len__()
 
     def __index__(self) -> int:
         node, tracer = self.node, self.tracer
@@ -67,12 +85,13 @@ class NetworkTracer(fx.Tracer):
     Containers run other modules one after another (:data:`CONTAINERS`). Any other module of a
     library is recorded as one call. ``kinds`` holds the library's class of each such module, by its
     name in the traced module, and ``problems`` the reasons why modules cannot be mapped, by full
-    name.
+    name. ``n_axes`` is the number of axes of the input, None if it is not known.
     """
 
-    def __init__(self, prefix: str, timesteps: int):
+    def __init__(self, prefix: str, timesteps: int, n_axes: int | None = None):
         super().__init__()
         self.timesteps = timesteps
+        self.n_axes = n_axes
         self.prefix = prefix
         self.kinds: dict[str, type | None] = {}
         self.problems: dict[str, str] = {}

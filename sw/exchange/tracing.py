@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from sw.exchange.graph import ExchangeError, report_problems
 from sw.exchange.modules import Entry, check_unchanged, library_class, module_entries
-from sw.exchange.operations import Operations, operation_name
+from sw.exchange.operations import SUMS, Operations, operation_name
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
@@ -40,7 +40,7 @@ class Trace:
     """Whether the forward method gives the same input to all timesteps."""
 
 
-def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
+def trace(root: nn.Module, prefix: str, timesteps: int, n_axes: int | None = None) -> Trace:
     """Trace a module; return its steps, and the parts that cannot be mapped.
 
     The steps are entries of a topology, which describes a network in JSON.
@@ -49,13 +49,14 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
     ----------
     prefix : name of ``root`` in the network; empty for the network itself.
     timesteps : number of timesteps; loops in a forward method must run as many.
+    n_axes : number of axes of the input, if a forward method asks for it; None if it is not known.
 
     Raises
     ------
     ExchangeError
         The forward method cannot be traced, for example because it depends on values of tensors.
     """
-    tracer = NetworkTracer(prefix, timesteps)
+    tracer = NetworkTracer(prefix, timesteps, n_axes)
     if tracer.is_leaf_module(root, ""):
         reader = _Reader(tracer, timesteps)
         result = reader.leaf(root, "", Ref(0), None)
@@ -130,8 +131,8 @@ class _Reader:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     stand_ins: set[fx.Node] = field(default_factory=set)
-    """Calls of modules that cannot be mapped, and operations on their results that fail. Such an
-    operation is no problem of its own."""
+    """Calls of modules and operations that cannot be mapped, and operations on their results that
+    fail. The latter are no problems of their own."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()
@@ -177,29 +178,30 @@ class _Reader:
             return tensor
         arguments = [self.resolved(argument) for argument in node.args]
         options = {key: self.resolved(value) for key, value in node.kwargs.items()}
+        follows = not self.stand_ins.isdisjoint(node.all_input_nodes)
+        first = next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
         if node.op == "call_module":
-            module = self.tracer.root.get_submodule(str(node.target))
+            target = str(node.target)
+            module, name = self.tracer.root.get_submodule(target), self.tracer.full_name(target)
             given = [*arguments, *options.values()]
             if not given or not isinstance(given[0], Ref):
-                self.problems[self.tracer.full_name(str(node.target))] = (
-                    "its input is no map of spikes or sums"
-                )
+                if not follows:
+                    self.problems[name] = "its input is no map of spikes or sums"
+                self.stand_ins.add(node)
                 return OTHER
-            name = self.tracer.full_name(str(node.target))
-            result = self.leaf(module, str(node.target), given[0], given[1] if given[1:] else None)
+            result = self.leaf(module, target, given[0], given[1] if given[1:] else None)
             if name in self.problems or name in self.tracer.problems:
                 self.stand_ins.add(node)
             return result
+        name = operation_name(node)
         try:
-            return self.operations.apply(node, arguments, options, where)
+            if not (follows and name in SUMS):  # a stand-in may be equal to what it is added to
+                return self.operations.apply(node, arguments, options, where)
         except ExchangeError as error:
-            if self.stand_ins.isdisjoint(node.all_input_nodes):
-                self.problems[f"{where or 'the network'}, operation {operation_name(node)}"] = str(
-                    error
-                )
-            else:
-                self.stand_ins.add(node)
-            return next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
+            if not follows:
+                self.problems[f"{where or 'the network'}, operation {name}"] = str(error)
+        self.stand_ins.add(node)
+        return first
 
     def place(self, node: fx.Node) -> str:
         """Return the full name of the module in whose forward method a node was recorded."""

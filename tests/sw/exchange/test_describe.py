@@ -482,7 +482,7 @@ OPERATIONS = {
     "only 1 - spikes": lambda n, x: head(n, 2 - fire(n, x)),
     "its input is no map of spikes": lambda n, x: head(n, 1 - fire(n, x)),
     "operation getitem: a part of a map": lambda n, x: head(n, fire(n, x)[:, :1]),
-    "does not flatten a whole map": lambda n, x: n.fc(fire(n, x).flatten(2)[0].view(3, -1)),
+    "does not flatten a whole map": lambda n, x: n.fc(fire(n, x).view(3, -1)),
     "axes [1] cannot be mapped": lambda n, x: head(n, fire(n, x).mean(1)),
     "axes [None] cannot": lambda n, x: head(n, fire(n, x)).mean(),
     "it is used at two places": lambda n, x: head(n, n.sn(n.conv(n.sn(x)))),
