@@ -135,9 +135,16 @@ def flattened(graph: Any) -> Any:
     Raises
     ------
     ExchangeError
-        A subgraph has not exactly one input and one output, so that it cannot be connected.
+        A subgraph has not exactly one input and one output, so that it cannot be connected. Or
+        nodes are empty, as exporters leave those of modules that they do not know.
     """
     nir = library()
+    empty = [name for name, node in graph.nodes.items() if not isinstance(node, nir.NIRNode)]
+    if empty:
+        raise ExchangeError(
+            f"the nodes {', '.join(map(str, empty))} are empty, because the exporter does not know "
+            "the modules they were made from: use modules that it knows, or put NIR nodes there"
+        )
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = list(graph.edges)
     for name, node in graph.nodes.items():

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from sw.exchange.graph import ExchangeError
@@ -25,28 +26,31 @@ class _Proxy(fx.Proxy):
     """Symbol for a tensor that records changes in place, such as ``x += y``, as operations of their
     own.
 
-    torch's symbol records ``x += y`` in the same way as ``x + y``. The size of the input's first
-    axis can be the end of a loop, as in ``for t in range(x.size(0))``: it is the number of
-    timesteps. The input's number of axes is a number, as in ``if x.dim() == 4``, if it is known.
+    torch's symbol records ``x += y`` in the same way as ``x + y``. The size of the first axis of
+    the input, or of a stack, can be the end of a loop, as in ``for t in range(x.size(0))``: it is
+    the number of timesteps. The input's number of axes is a number, as in ``if x.dim() == 4``, if
+    it is known.
     """
 
     def __getattr__(self, name: str) -> Any:
-        if self.node.op == "placeholder" and name in ("ndim", "dim", "ndimension"):
-            n_axes = self.tracer.n_axes if isinstance(self.tracer, NetworkTracer) else None
-            if n_axes is not None:
-                return n_axes if name == "ndim" else lambda: n_axes
+        n_axes = self._n_axes(self.node)
+        if n_axes is not None and name in ("ndim", "dim", "ndimension"):
+            return n_axes if name == "ndim" else lambda: n_axes
         if name == "shape":
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return super().__getattr__(name)
 
     def __len__(self) -> int:
-        shape = self.node
-        if shape.target in (getattr, "size") and shape.args[1:] in ((), ("shape",)):
-            source, tracer = shape.args[0], self.tracer
-            if isinstance(source, fx.Node) and source.op == "placeholder":
-                if isinstance(tracer, NetworkTracer) and tracer.n_axes is not None:
-                    return tracer.n_axes
-        return super().__len__()
+        of_shape = self.node.target in (getattr, "size")
+        of_shape = of_shape and self.node.args[1:] in ((), ("shape",))
+        n_axes = self._n_axes(self.node.args[0]) if of_shape else None
+        return super().__len__() if n_axes is None else n_axes
+
+    def _n_axes(self, node: Any) -> int | None:
+        """Return the number of axes of a node's result; None if it is not known."""
+        tracer = self.tracer
+        is_input = isinstance(node, fx.Node) and node.op == "placeholder"
+        return tracer.n_axes if is_input and isinstance(tracer, NetworkTracer) else None
 
     def __index__(self) -> int:
         node, tracer = self.node, self.tracer
@@ -57,8 +61,7 @@ class _Proxy(fx.Proxy):
             if isinstance(shape, fx.Node) and shape.target in (getattr, "size"):
                 source = shape.args
                 first = source[1:] in ((), ("shape",)) and rest == [0]
-        of_input = bool(source) and isinstance(source[0], fx.Node) and source[0].op == "placeholder"
-        if first and of_input and isinstance(tracer, NetworkTracer):
+        if first and _is_sequence(source[0]) and isinstance(tracer, NetworkTracer):
             return tracer.timesteps
         raise TypeError("a value that depends on the input is used as a number")
 
@@ -76,6 +79,17 @@ class _Proxy(fx.Proxy):
 
     def __itruediv__(self, other: Any) -> fx.Proxy:
         return self._in_place(operator.itruediv, other)
+
+
+def _is_sequence(node: Any) -> bool:
+    """Return whether the result of a node has a first axis of timesteps, if it has one at all.
+
+    This goes for the network's input and for stacks along the first axis.
+    """
+    if not isinstance(node, fx.Node):
+        return False
+    stacks = node.target is torch.stack and [*node.args[1:], *node.kwargs.values()] in ([], [0])
+    return node.op == "placeholder" or stacks
 
 
 class NetworkTracer(fx.Tracer):

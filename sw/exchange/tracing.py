@@ -9,7 +9,7 @@ as a problem, with its name.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -78,6 +78,25 @@ def trace(root: nn.Module, prefix: str, timesteps: int, n_axes: int | None = Non
         for module, was in training.items():
             module.training = was
     return _Reader(tracer, timesteps).run(graph)
+
+
+def _check_linear(module: nn.Module, entries: list[Entry], source: Ref) -> None:
+    """Check that a module may be applied to ``source``, the mean or sum of maps over timesteps.
+
+    The module must be linear. It then computes the same as if it were applied at every timestep.
+
+    Raises
+    ------
+    ExchangeError
+        The module is not linear, or it adds a bias to a sum.
+    """
+    if source.negated or any("neuron" in x or x.get("pool") == "max" for x in entries):
+        raise ExchangeError("its input is no map of spikes or sums, but computed from one")
+    shifts = any("norm" in entry for entry in entries) or getattr(module, "bias", None) is not None
+    if source.total == "sum" and shifts:
+        raise ExchangeError(
+            "it adds its bias once to a sum over timesteps: take the mean in place of the sum"
+        )
 
 
 def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
@@ -225,11 +244,11 @@ class _Reader:
         kind = self.tracer.kinds.get(target)
         try:
             check_unchanged(module)
-            if source.total or source.negated:
-                raise ExchangeError("its input is no map of spikes or sums, but computed from one")
             if kind is None or name in self.tracer.problems:
                 return source
             entries = module_entries(module, kind, name)
+            if source.total or source.negated:
+                _check_linear(module, entries, source)
         except ExchangeError as error:
             self.problems[name] = str(error)
             return source
@@ -244,7 +263,14 @@ class _Reader:
                 "it is used at two places of the network, which share its membranes: use a neuron "
                 "of its own at each"
             )
-        self.calls[result.index] = self.calls.get(result.index, 0) + 1
+        n_before = self.calls.get(result.index, 0)
+        self.calls[result.index] = n_before + 1
+        if source.times and source.times != {n_before}:
+            self.problems[name] = (
+                f"it takes the map of timestep {min(source.times)} at timestep {n_before}: run it "
+                "for all timesteps in their order"
+            )
+        result = replace(result, times=frozenset([n_before]))
         if self.frameworks[name] != "snntorch":
             return result
         self.check_state(name, self.calls[result.index], state)
@@ -291,6 +317,7 @@ class _Reader:
                 names = ", ".join(self.steps.steps[n].name for n in (*others, found[-1]))
                 problems["output"] = f"a network has one output, this one has several: {names}"
             elif not problems:
+                self.check_times(problems, [o for o in flat(outputs) if isinstance(o, Ref)])
                 entries = self.steps.path(0, found[-1])
         self.check_calls(problems)
         frames = self.operations.frames
@@ -304,6 +331,19 @@ class _Reader:
             not frames and max(self.calls.values(), default=0) > 1
         )
         return Trace(entries, problems, self.frameworks, bool(frames), repeats)
+
+    def check_times(self, problems: dict[str, str], outputs: list[Ref]) -> None:
+        """Add a problem if a loop over timesteps does not return the results of all timesteps.
+
+        ``outputs`` are the symbols for the results of the forward method.
+        """
+        last = max(o.index for o in outputs)
+        times = sorted(frozenset().union(*(o.times for o in outputs if o.index == last)))
+        if times and max(self.calls.values()) > 1 and times != list(range(self.timesteps)):
+            problems["output"] = (
+                f"it returns the results of the timesteps {', '.join(map(str, times[:8]))} only, "
+                "but the device adds up all: return the sum, mean or stack of all"
+            )
 
     def check_calls(self, problems: dict[str, str]) -> None:
         """Add problems of neurons to ``problems``, by name of the neuron's module.
