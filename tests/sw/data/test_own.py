@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sw.cli import train
 from sw.data import catalogue, labels, own
 from sw.data.dataset import DataError, Dataset, Parts, Split, assemble
 from sw.data.files import IMAGE_SUFFIXES
@@ -261,3 +262,4 @@ def test_the_document_lists_what_is_read() -> None:
     assert {"x_train", "y_test", "train_labels"} <= arrays
     for name in (*arrays, *IMAGE_SUFFIXES, "val/CLASS/", "test/CLASS/", "(N, H, W, C)"):
         assert name in document
+    assert " ".join(own.FILES.split()) in " ".join(train.parser().format_help().split())
