@@ -31,7 +31,7 @@ OWN_DATA = {
         "sw/cli/test_checkpoints.py::test_an_export_finds_samples_without_the_data_set",
     ],
     "an imported graph needs no samples": [
-        "sw/exchange/test_nir.py::test_export_takes_nir_files",
+        "sw/exchange/test_nir.py::test_export_errors_say_what_to_do",
     ],
     "samples have any shape that means one thing": [
         "sw/data/test_inputs.py::test_samples_of_any_shape_that_means_one_thing",
