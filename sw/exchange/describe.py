@@ -56,8 +56,13 @@ def describe(
     ------
     ExchangeError
         Parts of the network cannot be mapped, all of which the message names; or ``order`` is
-        needed, or names a module that does not exist.
+        needed, or names a module that does not exist. Or ``network`` is no module.
     """
+    if not isinstance(network, nn.Module):
+        raise ExchangeError(
+            f"a {type(network).__name__} is no network: describe the torch.nn.Module itself, in "
+            "which its state dict is loaded"
+        )
     while type(network).__name__ in WRAPPERS:
         network = getattr(network, WRAPPERS[type(network).__name__])
     if order is None:

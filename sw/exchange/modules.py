@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sw.exchange.graph import ExchangeError
 
@@ -74,7 +75,13 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
     ExchangeError
         The module cannot be mapped. The message does not name the module; the caller adds its name.
     """
-    convert = MODULES.get((kind.__module__.partition(".")[0], kind.__name__))
+    library, *packages = kind.__module__.split(".")
+    if "ao" in packages:
+        raise ExchangeError(
+            f"a {kind.__name__} of {library}.ao is quantised, in another way than the device's: "
+            "describe the network from before its quantisation"
+        )
+    convert = MODULES.get((library, kind.__name__))
     if convert is None:
         names = ", ".join(sorted({known for _, known in MODULES}))
         remedy = REMEDIES.get(kind.__name__, f"modules that can be mapped are {names}")
@@ -88,12 +95,17 @@ def check_unchanged(module: nn.Module) -> None:
     Raises
     ------
     ExchangeError
-        The module has hooks or a parametrised tensor.
+        The module has hooks, or a tensor that is parametrised or has no size yet.
     """
     if hasattr(module, "parametrizations"):
         raise ExchangeError(
             f"its {', '.join(module.parametrizations)} is parametrised: call "  # type: ignore[arg-type]
             "torch.nn.utils.parametrize.remove_parametrizations before the state dict is saved"
+        )
+    lazy = [name for name, value in module._parameters.items() if is_lazy(value)]
+    if lazy:
+        raise ExchangeError(
+            f"its {', '.join(lazy)} has no size yet: run the network on a sample once"
         )
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if hooks:
@@ -405,6 +417,15 @@ REMEDIES = {
         ("MultiDimensionalAttention", "TemporalWiseAttention"),
         "it multiplies maps by factors computed from them, which the device cannot: leave it out "
         "and train again",
+    ),
+    **dict.fromkeys(
+        (
+            "TopLevelTracedModule",
+            "TopLevelTracedModuleImpl",
+            "TracedModule",
+            "RecursiveScriptModule",
+        ),
+        "its code is compiled: describe the network that it was made from",
     ),
     "OTTTSequential": "it also passes traces of spikes on, for training: build a Sequential of the "
     "same modules, whose state dict has the same names",

@@ -44,6 +44,7 @@ class State:
     """The membranes of neurons, as the forward method passes them on between timesteps.
 
     ``name`` is the name of the neurons' module, or None for the zeros with which membranes start.
+    It is empty for a further argument of the forward method, which may start membranes as well.
     """
 
     name: str | None

@@ -60,6 +60,7 @@ def trace(root: nn.Module, prefix: str, timesteps: int, n_axes: int | None = Non
     if tracer.is_leaf_module(root, ""):
         reader = _Reader(tracer, timesteps)
         result = reader.leaf(root, "", Ref(0), None)
+        reader.problems = {name or "the network": x for name, x in reader.problems.items()}
         return reader.finish([result])
     training = {module: module.training for module in root.modules()}
     root.eval()
@@ -164,7 +165,7 @@ class _Reader:
         first = True
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.values[node] = Ref(0) if first else State(None)
+                self.values[node] = Ref(0) if first else State("")
                 first = False
             elif node.op == "output":
                 outputs = flat(self.resolved(node.args))
@@ -286,7 +287,7 @@ class _Reader:
         if isinstance(state, Tensor):
             starts = not bool(state.any())
         else:
-            starts = isinstance(state, State) and state.name is None
+            starts = isinstance(state, State) and not state.name
         goes_on = state is None or (isinstance(state, State) and state.name == name)
         if not (goes_on or (starts and n_calls == 1)):
             self.problems[name] = (
@@ -307,7 +308,7 @@ class _Reader:
         states = {o.name for o in flat(outputs) if isinstance(o, State)}
         entries: list[Entry] = []
         if not found:
-            said = f", but the membranes of {', '.join(map(str, states))}" if states else ""
+            said = f", but the membranes of {', '.join(filter(None, states))}" if states else ""
             problems["output"] = f"it returns no spikes or sums{said}: return the last layer's"
         elif any(Ref(found[-1], negated=True) == o for o in flat(outputs)):
             problems["output"] = "it returns 1 minus spikes: return the spikes"

@@ -200,6 +200,31 @@ def test_functions_for_sequences() -> None:
         describe(net, T, SHAPE)
 
 
+def test_what_is_no_network_of_floats() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    compiled = torch.jit.trace(net, torch.zeros(1, *SHAPE))
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    for other, message in (
+        (net.state_dict(), "a OrderedDict is no network: describe the torch.nn.Module itself"),
+        (compiled, "its code is compiled: describe the network that it was made from"),
+        (quantised, "1: a Linear of torch.ao is quantised, in another way than the device's"),
+        (lazy, "1: its weight, bias has no size yet: run the network on a sample once"),
+    ):
+        with pytest.raises(ExchangeError, match=message):
+            describe(other, T, SHAPE)  # type: ignore[arg-type]
+    describe(torch.fx.symbolic_trace(net), T, SHAPE)
+
+
+def test_a_second_input_is_refused() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return head(self, fire(self, x)) + y
+
+    with pytest.raises(ExchangeError, match="a number cannot be added to a map"):
+        describe(Two(None), T, SHAPE)
+
+
 def test_arguments_that_are_no_shapes_or_labels() -> None:
     net = Net(WAYS["flatten"][1])
     for options, message in (
