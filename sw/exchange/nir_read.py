@@ -283,6 +283,8 @@ class _Reader:
 
     def leaky(self, node: Any) -> FireNode:
         tau = np.asarray(node.tau, np.float64)
+        if not np.all((tau > 0) & np.isfinite(tau)):
+            raise ExchangeError(f"its time constant tau is {tau.flat[0]:g}: use a number above 0")
         if np.any(tau < self.dt):
             raise ExchangeError(
                 f"its time constant of {tau.min():g} s is shorter than a timestep of {self.dt:g} "
