@@ -102,7 +102,9 @@ def check_unchanged(module: nn.Module) -> None:
             f"its {', '.join(module.parametrizations)} is parametrised: call "  # type: ignore[arg-type]
             "torch.nn.utils.parametrize.remove_parametrizations before the state dict is saved"
         )
-    lazy = [name for name, value in module._parameters.items() if is_lazy(value)]
+    lazy = [
+        name for name, value in module._parameters.items() if value is not None and is_lazy(value)
+    ]
     if lazy:
         raise ExchangeError(
             f"its {', '.join(lazy)} has no size yet: run the network on a sample once"

@@ -18,7 +18,7 @@ from torch import nn
 from hw.spec import Gate, Leak, Reset
 from sw.cli import export
 from sw.convert.folded import simulate
-from sw.exchange import integers, statedict, topology
+from sw.exchange import integers, statedict, statefile, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.describe import describe
 from sw.exchange.graph import ExchangeError
@@ -350,7 +350,7 @@ def test_an_imported_network_is_fine_tuned(
 def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "net.pt")
     with pytest.raises(ExchangeError, match=r"net\.pt is damaged or no checkpoint: "):
-        statedict.load(tmp_path / "net.pt")
+        statefile.load(tmp_path / "net.pt")
 
 
 def test_state_dicts_of_other_networks_are_refused() -> None:
