@@ -8,11 +8,13 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +291,20 @@ def test_ctrl_c_while_modules_are_imported_has_no_traceback(package: str) -> Non
     code = f"import {package}; raise ValueError('bad')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 1 and ended.stderr.endswith("ValueError: bad\n")
+
+
+def test_ctrl_c_ends_a_command_even_if_an_imported_module_ignores_it() -> None:
+    """Check Ctrl-C while modules are imported, in a command, and when the process ends."""
+    start = "import os, signal, sys; sys.argv[0] = '/bin/spikefold'; import sw.cli.commands as c\n"
+    ctrl_c = "try: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('ignored')\n"
+    command = "@c.command()\ndef main():\n  os.kill(os.getpid(), signal.SIGINT)\nprint(main())\n"
+    for code, out in ((ctrl_c, ""), (command + ctrl_c, "130\n")):
+        ended = subprocess.run(
+            [sys.executable, "-c", start + code],
+            capture_output=True,
+            text=True,
+            # Background jobs may ignore SIGINT, and children inherit that: restore the default.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+        assert (ended.returncode, ended.stdout) == (EXIT_INTERRUPTED, out)
+        assert ended.stderr == "interrupted\n" * (1 + bool(out))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from types import TracebackType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec
 
 from hw.text import printable
@@ -78,7 +81,9 @@ def end_quietly() -> None:
     """Make Ctrl-C end this process with :data:`EXIT_INTERRUPTED` and without a traceback.
 
     :func:`ending` does the same while a command runs. Before that, importing the command's modules
-    takes seconds; so packages of commands call this function first.
+    takes seconds; so packages of commands call this function first. If the process runs one of the
+    commands, Ctrl-C ends it at once, because modules that are being imported may ignore the
+    exception.
     """
     show = sys.excepthook
 
@@ -90,6 +95,37 @@ def end_quietly() -> None:
         raise SystemExit(EXIT_INTERRUPTED)
 
     sys.excepthook = hook
+    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _is_command() -> bool:
+    """Return whether this process was started to run one of the commands."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = Path(sys.argv[0]).name if spec is None else spec.name
+    return name == "spikefold" or name.partition(".")[0] in ("hw", "sw", "sim")
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C while no command runs: before it, or when the process is about to end."""
+    with contextlib.suppress(Exception):  # what was printed may be flushed just now
+        sys.stdout.flush()
+    os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Make Ctrl-C raise KeyboardInterrupt in a ``with`` block that runs a command, and end the
+    process at once after it, if it did so before."""
+    ends = signal.getsignal(signal.SIGINT) is _end_at_once
+    if ends:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, _end_at_once)
 
 
 def exit_codes(no: str | None = None, *, done: str = "done", device: bool = False) -> str:
@@ -136,7 +172,8 @@ def ending(
         @functools.wraps(main)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
             try:
-                return main(*args, **kwargs)
+                with _interrupts():
+                    return main(*args, **kwargs)
             except tuple(codes) as error:
                 message = printable(as_called(str(error)), allowed="\n")
                 print(f"error: {message}", file=sys.stderr)

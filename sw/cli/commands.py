@@ -37,14 +37,36 @@ __all__ = [
     "check_output",
     "command",
     "exit_codes",
+    "output_path",
 ]
 
 P = ParamSpec("P")
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """Return ``path`` with another suffix; ``path`` itself if it names no file, as ``.`` does."""
-    return path.with_suffix(suffix) if path.name else path
+def output_path(out: Path | None, source: Path, suffix: str, *, here: bool = False) -> Path:
+    """Return the path of the file that a command makes from the file ``source``, after checking
+    that it can be written.
+
+    Parameters
+    ----------
+    out : path that the user named; None for ``source`` with the suffix ``suffix``.
+    here : put a file that the user did not name into the current folder, not beside ``source``.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written (:func:`check_output`), or ``out`` is ``source`` itself. A name
+        that the user did not choose is not checked if ``source`` is missing, the better error.
+    """
+    path = out
+    if path is None:
+        path = source.with_suffix(suffix) if source.name else source
+        path = Path(path.name) if here else path
+    if out is not None or source.is_file():
+        check_output(path)
+    if out is not None and path.is_file() and source.is_file() and path.samefile(source):
+        raise OutputError(f"{path} is the file that is read: name another file with -o")
+    return path
 
 
 def check_output(path: Path | None) -> None:

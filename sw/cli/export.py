@@ -24,9 +24,8 @@ from sw.cli.commands import (
     EXIT_NO,
     EXIT_OK,
     CommandParser,
-    beside,
-    check_output,
     command,
+    output_path,
 )
 from sw.convert import fold, quantize
 from sw.convert.quantize import QuantizeError
@@ -286,9 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.fine_tune is not None and (arguments.fine_tune < 1 or arguments.data is None):
         parser.error("--fine-tune takes a number of at least 1, and needs --data to train on")
     source = arguments.checkpoint
-    path = arguments.out or beside(source, netfile.SUFFIX)
-    if arguments.out or source.is_file():
-        check_output(path)
+    path = output_path(arguments.out, source, netfile.SUFFIX)
     options = ReadOptions(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(ReadOptions)}
     )

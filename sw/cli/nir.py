@@ -11,9 +11,8 @@ from sw.cli.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     CommandParser,
-    beside,
-    check_output,
     command,
+    output_path,
 )
 from sw.convert import fold
 from sw.exchange.graph import ExchangeError
@@ -75,9 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.dt > 0:
         parser.error("--dt takes a positive number")
-    path = arguments.out or beside(arguments.network, SUFFIX)
-    if arguments.out or arguments.network.is_file():
-        check_output(path)
+    path = output_path(arguments.out, arguments.network, SUFFIX)
     scales: dict[str, Float] = {}
     library()
     network: NirNetwork

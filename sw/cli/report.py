@@ -19,9 +19,9 @@ from sw.cli.commands import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     CommandParser,
-    beside,
     check_output,
     command,
+    output_path,
 )
 from sw.cli.options import (
     FIND,
@@ -238,9 +238,9 @@ def main(argv: list[str] | None = None) -> int:
     quiet = arguments.json or arguments.text
     if arguments.screenshot and quiet and not arguments.out:
         parser.error("--screenshot needs the page: give -o, or leave --json and --text out")
-    path = arguments.out or (None if quiet else Path(beside(arguments.network, ".html").name))
-    if arguments.out or arguments.network.is_file():
-        check_output(path)
+    path = None
+    if arguments.out or not quiet:
+        path = output_path(arguments.out, arguments.network, ".html", here=True)
     check_output(arguments.screenshot)
     file = netfile.load(arguments.network)
     network = file.network

@@ -338,7 +338,7 @@ def _device(name: str) -> torch.device:
 
 @command(
     *(TrainError, OSError, *ERRORS),
-    interrupted="interrupted: the last whole epoch is in --out; add --resume to continue",
+    interrupted="interrupted: all whole epochs so far are in --out; add --resume to continue",
 )
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m sw.train`` with the arguments ``argv`` and return its exit code."""

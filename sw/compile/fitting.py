@@ -148,7 +148,7 @@ def remedies(network: Network, config: Config) -> tuple[str, ...]:
     """
     lacking = [text for layer in network.layers if (text := lacking_neurons(layer, config))]
     if lacking:
-        return (lacking[0].split("; ")[1],)
+        return (lacking[0].partition("; use ")[2],)
     found = []
     present = min(network.weight_bits, config.weight_bits)
     configs = {bits: config.with_weight_bits(bits) for bits in (8, 4, 2) if bits <= present}

@@ -261,16 +261,17 @@ def lacking_neurons(layer: Layer, config: Config) -> str | None:
     """
     if config.full_neurons:
         return None
-    remedy = "choose a board with an ECP5 or Gowin device"
+    remedy = "use a board with an ECP5 or Gowin device"
     if layer.finer_shifts:
         return (
             f"layer {layer.name!r}: its leak has {len(layer.leak_shifts)} shifts, those of this "
-            f"device have one; {remedy}, or train with finer_shifts = ()"
+            f"device have one; {remedy}, or leaks of one shift (--nearest-leak 1 of the export, or "
+            "training with finer_shifts = ())"
         )
     if layer.reset == Reset.DELAYED:
         return (
-            f"layer {layer.name!r}: this device has no delayed reset; {remedy}, or train with "
-            "reset = 'SOFT'"
+            f"layer {layer.name!r}: this device has no delayed reset; {remedy}, or another reset "
+            "(training with reset = 'SOFT')"
         )
     return None
 

@@ -100,7 +100,7 @@ def frames(
     Parameters
     ----------
     events : structured array with fields ``t, x, y, p`` of any numeric types. Times are whole
-        microseconds, or seconds if any has a fraction; polarities above 0 count as 1.
+        microseconds, or seconds if any has a fraction; polarities are 0 and 1, or -1 and 1.
     shape : (height, width) of a frame.
     sensor : (height, width) of the sensor, whose positions are scaled to ``shape``; None if it is
         as large as a frame.

@@ -149,13 +149,25 @@ def positions(values: NDArray[Any], name: str) -> NDArray[np.int64]:
 def polarities(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Return polarities as booleans: True (brighter) for numbers above 0, else False (darker).
 
+    A recording may have two values, of which one is above 0 and the other is not, such as 0 and 1
+    or -1 and 1. If there is only one, it must be -1, 0 or 1.
+
     Raises
     ------
     EventError
-        The polarities are no finite numbers.
+        The polarities are no finite numbers, or it is not known what their values mean.
     """
     _check_numbers(values, "polarities")
-    return values > 0
+    bright = values > 0
+    if len(values) and values.dtype.kind != "b":
+        low, high = values.min(), values.max()
+        known = low in (-1, 0, 1) if low == high else low <= 0 < high
+        if not (known and ((values == low) | (values == high)).all()):
+            shown = ", ".join(f"{value:g}" for value in np.unique(values)[:4])
+            raise EventError(
+                f"polarities have values such as {shown}: store 0 (darker) and 1 (brighter)"
+            )
+    return bright
 
 
 def _check_numbers(values: NDArray[Any], name: str) -> None:

@@ -129,7 +129,7 @@ def read_images(path: str | Path, network: Takes) -> tuple[NDArray[Any], NDArray
             else:
                 raise InputError(
                     f"{path} holds {', '.join(values) or 'nothing'}; name the array 'images' "
-                    "(and the classes 'labels')"
+                    "(and the classes 'labels'), or those of a recording t, x, y, p"
                 )
     except ARRAY_ERRORS as error:
         if isinstance(error, InputError):

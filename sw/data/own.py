@@ -74,16 +74,18 @@ def read(path: Path, timesteps: int) -> tuple[Parts, tuple[str, ...]]:
         understood.
     """
     raw, form = _read(path, timesteps)
+    for part, found in raw.items():
+        n_images, n_labels = (len(x) if np.ndim(x) else 0 for x in (found.images, found.labels))
+        if n_images != n_labels:
+            raise DataError(f"{path}: {n_images} {part} samples, {n_labels} labels")
+        if not n_images:
+            raise DataError(f"{path}: there are no {part} samples")
     numbers, names = labels.numbered({part: r.labels for part, r in raw.items()}, str(path))
     images, converted = pixels.samples([r.images for r in raw.values()], str(path))
     split = {
         part: Split(images=samples, labels=numbers[part])
         for part, samples in zip(raw, images, strict=True)
     }
-    for part, found in split.items():
-        if len(found.images) != len(found.labels):
-            n_images, n_labels = len(found.images), len(found.labels)
-            raise DataError(f"{path}: {n_images} {part} samples, {n_labels} labels")
     forms = [form, *([converted] if converted else [])]
     if "test" not in split:
         split["training"], split["test"] = _split_off(split["training"], names, path)
@@ -209,7 +211,8 @@ def _key(name: str) -> tuple[str, bool] | None:
     Return None if no part of a data set has an array of this name.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
-    kinds = {"x": False, "images": False, "data": False, "y": True, "labels": True, "targets": True}
+    kinds = dict.fromkeys(("x", "images", "image", "data"), False)
+    kinds |= dict.fromkeys(("y", "labels", "label", "targets", "target"), True)
     kind = [kinds[word] for word in words if word in kinds]
     part = [part for part, names in PARTS.items() for word in words if word in names]
     if len(kind) != 1 or len(part) > 1 or len(kind) + len(part) != len(words):

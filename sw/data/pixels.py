@@ -88,10 +88,16 @@ def as_pixels(parts: Sequence[NDArray[Any]], what: str) -> tuple[list[NDArray[np
     low = min((float(part.min()) for part in filled), default=0.0)
     high = max((float(part.max()) for part in filled), default=0.0)
     dtype = parts[0].dtype
-    if not low >= 0 or not np.isfinite(high):
+    if not np.isfinite([low, high]).all():
+        raise DataError(
+            f"{what}: images of type {dtype} have values that are not finite (nan or inf): leave "
+            "these samples out, or set the values, for example by np.nan_to_num"
+        )
+    if low < 0:
         raise DataError(
             f"{what}: images of type {dtype} have values from {low:g} to {high:g}; use pixels from "
-            "0 to 255, or from 0 to 1 in floats, without subtracting a mean"
+            "0 to 255, or from 0 to 1 in floats, without subtracting a mean, for example "
+            f"np.clip((x - ({low:g})) / {high - low:g}, 0, 1)"
         )
     if kinds == {"f"} and high <= 1:
         return [np.rint(part * 255).astype(np.uint8) for part in parts], "floats from 0 to 1"

@@ -55,6 +55,7 @@ from sw.exchange.graph import (
     Node,
     Pool,
     Source,
+    Step,
 )
 from sw.exchange.linear import (
     acts_as_or,
@@ -121,6 +122,24 @@ def assemble(nodes: Sequence[Node], source: Source, provenance: dict[str, Any]) 
     return _Assembly(nodes, source).run(provenance)
 
 
+def _check_finite(step: Step) -> None:
+    """Check that all parameters of a step are finite numbers.
+
+    Raises
+    ------
+    ExchangeError
+        Some are infinite or no numbers, as after a training that diverged.
+    """
+    for name in ("weight", "bias", "gain", "shift", "factor", "threshold", "drive"):
+        values = getattr(step, name, None)
+        if values is not None and not np.isfinite(values).all():
+            n = int(np.sum(~np.isfinite(values)))
+            raise ExchangeError(
+                f"{n} numbers of its {name} are not finite (nan or inf): train it again with a "
+                "smaller learning rate, or save an earlier epoch"
+            )
+
+
 class _Assembly(LayerBuilder):
     """Folding of a network from another framework, node by node, into layers for the device.
 
@@ -148,6 +167,7 @@ class _Assembly(LayerBuilder):
         for node in self.nodes:
             inputs = [self.values[name] for name in node.sources]
             try:
+                _check_finite(node.step)
                 value = self.step(node, inputs)
             except ExchangeError as error:
                 raise ExchangeError(f"node {node.name!r}: {error}") from None
@@ -232,7 +252,7 @@ class _Assembly(LayerBuilder):
         n_out = value.shape[0]
         threshold = to_rows(step.threshold, value.shape)
         if not (threshold > 0).all():
-            raise ExchangeError("its threshold is not above its reset value")
+            raise ExchangeError("its threshold is not above its reset value: use a higher one")
         multiplier = np.ones((1, 1, n_out))
         if step.integer_threshold is not None:
             multiplier = to_rows(step.integer_threshold.astype(np.float64), value.shape)

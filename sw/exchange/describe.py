@@ -57,12 +57,17 @@ def describe(
     ------
     ExchangeError
         Parts of the network cannot be mapped; the message names all of them. Or ``order`` is
-        needed, or names a module that does not exist.
+        needed, or names a module that does not exist. Or ``network`` is not a module.
     """
+    if not isinstance(network, nn.Module):
+        raise ExchangeError(
+            f"a {type(network).__name__} is no network: describe the torch.nn.Module itself, in "
+            "which its state dict is loaded"
+        )
     while type(network).__name__ in WRAPPERS:
         network = getattr(network, WRAPPERS[type(network).__name__])
     if order is None:
-        traces = [trace(network, "", timesteps)]
+        traces = [trace(network, "", timesteps, _n_axes(network, image_shape, pixel_max is None))]
     else:
         traces = [trace(_child(network, name), name, timesteps) for name in order]
     report_problems({k: v for part in traces for k, v in part.problems.items()}, "the network")
@@ -88,6 +93,20 @@ def describe(
         values["labels"] = list(labels) if isinstance(labels, tuple) else labels
     check_topology(values)
     return values
+
+
+def _n_axes(network: nn.Module, image_shape: Sequence[int], frames: bool) -> int | None:
+    """Return the number of axes of a network's input; None if it is not known.
+
+    Images have an axis of samples. Frames also have one of timesteps, if the network takes all
+    timesteps at once, as SpikingJelly's step mode "m" says.
+    """
+    _map_shape(image_shape)
+    n_axes = len(image_shape) + 1
+    if not frames:
+        return n_axes
+    modes = {getattr(module, "step_mode", "s") for module in network.modules()}
+    return n_axes + 1 if "m" in modes else None
 
 
 def _child(network: nn.Module, name: str) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sw.exchange.graph import ExchangeError
 
@@ -21,6 +22,9 @@ LIBRARIES = ("torch", "spikingjelly", "snntorch")
 HARMLESS = {"extra_repr", "reset_parameters", "supported_backends"}
 """Methods, besides special ones such as ``__init__``, that a subclass may define without changing
 the module's results."""
+NETWORKS = frozenset({"model", "examples", "sample_models", "fx"})
+"""Packages within :data:`LIBRARIES` whose classes are whole networks, and not parts of networks.
+``torch.fx`` makes a class of its own for every network that it transforms."""
 N_PROBES = 257
 """Number of values at which a neuron's surrogate function is compared with a step function."""
 
@@ -31,6 +35,7 @@ def library_class(module: nn.Module) -> type | None:
     """Return the class of a module if the class is from one of :data:`LIBRARIES`, otherwise None.
 
     A user's subclass that defines nothing but a constructor counts as the class it derives from.
+    The libraries' networks (:data:`NETWORKS`) count as a user's.
 
     Raises
     ------
@@ -40,7 +45,8 @@ def library_class(module: nn.Module) -> type | None:
     """
     changed: set[str] = set()
     for kind in type(module).__mro__:
-        if kind.__module__.partition(".")[0] in LIBRARIES and ".model." not in kind.__module__:
+        library, *packages = kind.__module__.split(".")
+        if library in LIBRARIES and NETWORKS.isdisjoint(packages):
             if kind is nn.Module:
                 return None
             changed |= {"forward"} & set(vars(module))
@@ -67,7 +73,13 @@ def module_entries(module: nn.Module, kind: type, name: str) -> list[Entry]:
     ExchangeError
         The module cannot be mapped. The message does not name the module; the caller adds its name.
     """
-    convert = MODULES.get((kind.__module__.partition(".")[0], kind.__name__))
+    library, *packages = kind.__module__.split(".")
+    if "ao" in packages:
+        raise ExchangeError(
+            f"a {kind.__name__} of {library}.ao is quantised, in another way than the device's: "
+            "describe the network from before its quantisation"
+        )
+    convert = MODULES.get((library, kind.__name__))
     if convert is None:
         names = ", ".join(sorted({known for _, known in MODULES}))
         remedy = REMEDIES.get(kind.__name__, f"modules that can be mapped are {names}")
@@ -81,12 +93,19 @@ def check_unchanged(module: nn.Module) -> None:
     Raises
     ------
     ExchangeError
-        The module has hooks or a parametrised tensor.
+        The module has hooks, or a tensor that is parametrised or has no size yet.
     """
     if hasattr(module, "parametrizations"):
         raise ExchangeError(
             f"its {', '.join(module.parametrizations)} is parametrised: call "  # type: ignore[arg-type]
             "torch.nn.utils.parametrize.remove_parametrizations before the state dict is saved"
+        )
+    lazy = [
+        name for name, value in module._parameters.items() if value is not None and is_lazy(value)
+    ]
+    if lazy:
+        raise ExchangeError(
+            f"its {', '.join(lazy)} has no size yet: run the network on a sample once"
         )
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if hooks:
@@ -398,6 +417,15 @@ REMEDIES = {
         ("MultiDimensionalAttention", "TemporalWiseAttention"),
         "it multiplies maps by factors computed from them, which the device cannot: leave it out "
         "and train again",
+    ),
+    **dict.fromkeys(
+        (
+            "TopLevelTracedModule",
+            "TopLevelTracedModuleImpl",
+            "TracedModule",
+            "RecursiveScriptModule",
+        ),
+        "its code is compiled: describe the network that it was made from",
     ),
     "OTTTSequential": "it also passes traces of spikes on, for training: build a Sequential of the "
     "same modules, whose state dict has the same names",

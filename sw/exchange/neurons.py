@@ -56,13 +56,21 @@ def decay_error(factors: Sequence[float]) -> str:
 
     A decay is the factor by which a membrane is multiplied at every timestep.
     """
-    said = ", ".join(f"{factor:.4g}" for factor in sorted(set(factors))[:6])
-    near = ", ".join(f"{_decay(nearest_leak(f)):.4g}" for f in sorted(set(factors))[:6])
+    shown = sorted(set(factors))[:6]
+    nearest = [_decay(nearest_leak(factor)) for factor in shown]
+    # As many digits as tell a decay from its nearest.
+    digits = next((n for n in range(4, 17) if _differ(shown, nearest, n)), 17)
+    said, near = (", ".join(f"{x:.{digits}g}" for x in part) for part in (shown, nearest))
     return (
         f"its membrane is multiplied by {said} at every timestep; the device's leaks are sums of "
         "shifts, which multiply it by 1 - 2**-a + 2**-b - 2**-c or 2**-a - 2**-b + 2**-c: train "
         f"with one of these, or take the nearest, {near}, with --nearest-leak"
     )
+
+
+def _differ(a: Sequence[float], b: Sequence[float], digits: int) -> bool:
+    """Return whether all pairs of numbers differ when they are written with so many digits."""
+    return all(f"{x:.{digits}g}" != f"{y:.{digits}g}" for x, y in zip(a, b, strict=True))
 
 
 def neurons(

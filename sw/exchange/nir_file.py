@@ -137,8 +137,15 @@ def flattened(graph: Any) -> Any:
     ------
     ExchangeError
         A subgraph cannot be connected, because it does not have exactly one input and one output.
+        Or a node is empty, because the exporter did not know its module.
     """
     nir = library()
+    empty = [name for name, node in graph.nodes.items() if not isinstance(node, nir.NIRNode)]
+    if empty:
+        raise ExchangeError(
+            f"the nodes {', '.join(map(str, empty))} are empty, because the exporter does not know "
+            "the modules they were made from: use modules that it knows, or put NIR nodes there"
+        )
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = list(graph.edges)
     for name, node in graph.nodes.items():

@@ -283,7 +283,16 @@ class _Reader:
         return self.neuron(node, np.asarray(node.r, np.float64) * self.dt, np.ones(()), 0.0)
 
     def leaky(self, node: Any) -> FireNode:
-        share = self.dt / np.asarray(node.tau, np.float64)
+        tau = np.asarray(node.tau, np.float64)
+        if not np.all((tau > 0) & np.isfinite(tau)):
+            raise ExchangeError(f"its time constant tau is {tau.flat[0]:g}: use a number above 0")
+        if np.any(tau < self.dt):
+            raise ExchangeError(
+                f"its time constant of {tau.min():g} s is shorter than a timestep of {self.dt:g} "
+                "s: give a shorter timestep with --dt (norse 1.1 writes the time constant times "
+                "its own dt; for its files, give the square of this dt)"
+            )
+        share = self.dt / tau
         rest = np.asarray(node.v_leak, np.float64)
         return self.neuron(node, np.asarray(node.r, np.float64) * share, 1 - share, rest)
 

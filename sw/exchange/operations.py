@@ -8,8 +8,9 @@ raises an error, whatever its arguments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -103,14 +104,14 @@ class Operations:
         if name in UNCHANGED:
             return self.unchanged(first, given)
         if name in ("truediv", "div", "itruediv") and first.total and not options:
-            return first
+            return self.scaled(first, rest[0], divides=True)
         if name in ("mean", "sum"):
             return self.reduced(name, first, rest, options, where)
         if name == "dropout":
             if options.get("training", rest[1] if rest[1:] else True):
                 raise ExchangeError("it drops out at all times: pass training=self.training")
             return first
-        if first.total or first.negated:
+        if first.negated or (first.total and name != "flatten"):
             raise ExchangeError("it cannot be mapped")
         if first.index == 0 and self.sequences and _swaps_samples(name, rest, options):
             self.frames.extend(range(self.timesteps))
@@ -118,7 +119,7 @@ class Operations:
         if first.index == 0 and name in ("unsqueeze", "repeat", "expand"):
             return self.repeated(name, rest, options)
         if name in ("flatten", "view", "reshape"):
-            _check_flattens(name, rest, options)
+            _check_flattens(name, rest, options, {"": (1, 2), "stack": (2,)}.get(first.total, (1,)))
             return self.steps.plain(first, where, [{"flatten": True}])
         if name in POOLS and len(rest) <= N_POOL_ARGUMENTS:
             module = POOLS[name](*rest, **{k: v for k, v in options.items() if k != "input"})
@@ -136,9 +137,9 @@ class Operations:
 
         Symbols stand for the values in a traced network (:mod:`sw.exchange.steps`).
 
-        ``value`` may be a tuple. It may also be the network's input, of which ``index`` selects the
-        frame of one timestep. The result is then the reference to the whole input, and the timestep
-        is recorded in ``frames``, since the network must read the frames in order.
+        ``value`` may be a tuple, or a stack of maps, one for every timestep. It may also be the
+        network's input, of which ``index`` selects the frame of one timestep. The timestep is then
+        recorded in ``frames``, since the network must read the frames in order.
 
         Raises
         ------
@@ -155,6 +156,8 @@ class Operations:
             if len(numbers) <= 2 and whole and type(numbers[-1]) is int:
                 self.frames.append(numbers[-1])
                 return value
+        if isinstance(value, Ref) and value.total == "stack" and type(index) is int:
+            return Ref(value.index, times=frozenset([index % self.timesteps]))
         raise ExchangeError("a part of a map cannot be taken: split channels by weights of 0")
 
     def stacked(self, maps: Sequence[Ref]) -> Ref:
@@ -162,7 +165,13 @@ class Operations:
             raise ExchangeError(
                 "different maps cannot be stacked: stack the last layer's map of every timestep"
             )
-        return Ref(maps[0].index, total=True)
+        times = [next(iter(part.times), n) for n, part in enumerate(maps)]
+        if maps[0].times and times != list(range(self.timesteps)):
+            raise ExchangeError(
+                f"it stacks the timesteps {', '.join(map(str, times[:8]))} instead of all "
+                f"{self.timesteps}, in their order"
+            )
+        return Ref(maps[0].index, total="stack", times=frozenset().union(*(x.times for x in maps)))
 
     def unchanged(self, value: Ref, given: Sequence[Any]) -> Ref:
         types = [x for x in given if isinstance(x, torch.dtype)]
@@ -196,7 +205,7 @@ class Operations:
         if name in DIFFERENCES:
             one, x = (b, a) if "rsub" in name else (a, b)
             if isinstance(x, Ref) and type(one) in (int, float) and one == 1 and not x.total:
-                return Ref(x.index, not x.negated)
+                return replace(x, negated=not x.negated)
             raise ExchangeError("only 1 - spikes can be mapped, as a part of a gate")
         result = self.sum(node, a, b, where) if name in SUMS else self.product(a, b, where)
         changed = node.args[0]
@@ -226,29 +235,50 @@ class Operations:
             if (
                 isinstance(x, Ref)
                 and not x.negated
-                and (empty or total == Ref(x.index, total=True))
+                and (empty or total == Ref(x.index, total="sum"))
             ):
-                return Ref(x.index, total=True)
+                return Ref(x.index, total="sum", times=_disjoint(total, x))
         if not (isinstance(a, Ref) and isinstance(b, Ref)):
             raise ExchangeError("a number cannot be added to a map: use a bias")
         if a == b and node.args[0] is not node.args[1]:
-            return Ref(a.index, total=True)  # spikes of two timesteps
+            return Ref(a.index, total="sum", times=_disjoint(a, b))  # of two timesteps
         return self.steps.gate("ADD", a, b, where)
+
+    def scaled(self, value: Ref, by: Any, *, divides: bool = False) -> Ref:
+        """Return a reference to a sum or mean over timesteps that is multiplied by a number.
+
+        Logits may be multiplied by any positive number, since their order remains. ``divides`` says
+        that the operation divides by the number. A size of a tensor is a positive number as well.
+
+        Raises
+        ------
+        ExchangeError
+            The number is not positive, or its value is not known.
+        """
+        if isinstance(by, Tensor) and by.numel() == 1 and not by.is_meta:
+            by = float(by)
+        if by is OTHER and divides:
+            return replace(value, total="mean" if value.total == "mean" else "sum")
+        if type(by) not in (int, float) or not by > 0:
+            raise ExchangeError("logits can only be multiplied by a positive number")
+        is_mean = math.isclose(1 / by if divides else by, 1 / self.timesteps)
+        return replace(value, total="mean" if value.total == "sum" and is_mean else "sum")
 
     def product(self, a: Any, b: Any, where: str) -> Ref:
         if not (isinstance(a, Ref) and isinstance(b, Ref)):
-            if isinstance(a, Ref) and a.total:
-                return a
+            for value, by in ((a, b), (b, a)):
+                if isinstance(value, Ref) and value.total:
+                    return self.scaled(value, by)
             raise ExchangeError(
                 "a map cannot be multiplied by a number: scale the weights after it"
             )
         if a.negated and b.negated:  # neither a nor b
-            either = self.steps.gate("OR", Ref(a.index), Ref(b.index), where)
-            return Ref(either.index, negated=True)
+            plain = replace(a, negated=False), replace(b, negated=False)
+            return replace(self.steps.gate("OR", *plain, where), negated=True)
         if a.negated:
             a, b = b, a
         if b.negated:  # a and not b; the negated map is the branch
-            return self.steps.gate("IAND", Ref(b.index), a, where)
+            return self.steps.gate("IAND", replace(b, negated=False), a, where)
         return self.steps.gate("AND", b, a, where)
 
     def reduced(
@@ -267,8 +297,10 @@ class Operations:
         axes = options.get("dim", rest[0] if rest else None)
         axes = axes if isinstance(axes, list | tuple) else [axes]
         if list(axes) == [0] and not first.negated:
-            return Ref(first.index, total=True)
-        positions = ["3", "4"] if self.sequences else ["2", "3"]
+            if first.total != "stack" and (first.total or not self.sequences):
+                raise ExchangeError("axis 0 is that of samples, not of timesteps")
+            return replace(first, total=name)
+        positions = ["3", "4"] if self.sequences or first.total == "stack" else ["2", "3"]
         if sorted(map(str, axes)) in (positions, ["-1", "-2"]) and name == "mean":
             return self.steps.plain(first, where, [{"pool": "average", "output": [1, 1]}])
         raise ExchangeError(f"axes {axes} cannot be mapped: only those of positions or timesteps")
@@ -296,6 +328,20 @@ class Operations:
         return Ref(0)
 
 
+def _disjoint(total: Any, x: Ref) -> frozenset[int]:
+    """Return the timesteps of a sum over timesteps and of one more map, ``x``.
+
+    Raises
+    ------
+    ExchangeError
+        The sum has that timestep already.
+    """
+    before = total.times if isinstance(total, Ref) else frozenset()
+    if before & x.times:
+        raise ExchangeError("it adds the map of a timestep twice: add every timestep once")
+    return before | x.times
+
+
 def _swaps_samples(name: str, rest: list[Any], options: dict[str, Any]) -> bool:
     """Return whether an operation swaps the first two axes and keeps the others in their order.
 
@@ -307,8 +353,12 @@ def _swaps_samples(name: str, rest: list[Any], options: dict[str, Any]) -> bool:
     return name == "permute" and axes == [1, 0, *range(2, len(axes))]
 
 
-def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None:
+def _check_flattens(
+    name: str, rest: list[Any], options: dict[str, Any], starts: tuple[int, ...]
+) -> None:
     """Check that an operation flattens whole maps, but not the axes of samples and timesteps.
+
+    ``starts`` are the numbers that the axis of channels may have.
 
     Raises
     ------
@@ -319,7 +369,7 @@ def _check_flattens(name: str, rest: list[Any], options: dict[str, Any]) -> None
     if name == "flatten":
         start = options.get("start_dim", sizes[0] if sizes else 0)
         end = options.get("end_dim", sizes[1] if sizes[1:] else -1)
-        ok = (start, end) in ((1, -1), (1, 3), (2, -1), (2, 4))
+        ok = start in starts and end in (-1, start + 2)
     else:
         ok = len(sizes) in (2, 3) and isinstance(sizes[-1], int) and not options
         ok &= sizes[0] is OTHER or (sizes[0] == -1 and len(sizes) == 2)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sw.exchange import nir_common, nir_file, nir_read, statedict
+from sw.exchange import nir_common, nir_file, nir_read, statedict, statefile
 from sw.exchange.assembly import Imported
 from sw.exchange.graph import ExchangeError
 from sw.exchange.topology import TOPOLOGIES, load_topology
@@ -121,8 +121,8 @@ def missing_topology(path: Path) -> str | None:
         f"--topology {' or '.join(TOPOLOGIES)}"
     )
     try:
-        state = statedict.load(path)
-    except statedict.ForeignObjects as error:
+        state = statefile.load(path)
+    except statefile.ForeignObjects as error:
         return f"{error}; then {ways}"
     except ExchangeError:
         return None

@@ -4,15 +4,13 @@ A state dict holds tensors, but not the steps that use them. So a topology must 
 (:mod:`sw.exchange.topology`). They become the steps of :mod:`sw.exchange.graph`, which
 :mod:`sw.exchange.assembly` folds into layers.
 
-Only tensors and plain values are unpickled, so that a hostile file cannot run code.
+:mod:`sw.exchange.statefile` reads the files.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,25 +40,16 @@ from sw.exchange.graph import (
     report_problems,
 )
 from sw.exchange.neurons import neurons
+from sw.exchange.statefile import as_in_topology, load
 from sw.exchange.topology import KINDS
-from sw.model import archive, checkpoint
 from sw.network.network import IMAGE
 
-NESTED = ("state_dict", "model", "net", "model_state_dict")
-"""Keys under which training scripts store the state dict in their checkpoints."""
 NEURON_ENTRIES = {"IF": set(), "LIF": {"tau", "decay_input"}, "PLIF": {"decay_input"}}
 """Entries that a layer of SpikingJelly's neurons may have besides threshold and reset, by kind."""
 MAX_FLOAT = float(np.finfo(np.float64).max)
 """Largest finite float64."""
 
 Float = NDArray[np.float64]
-
-
-class ForeignObjects(ExchangeError):
-    """Raised if a file holds objects other than tensors and plain values, such as a whole network.
-
-    They are not loaded, because loading them could run code in the file.
-    """
 
 
 def read(
@@ -91,52 +80,6 @@ def read(
         raise ExchangeError(f"{path}: {error}") from None
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict's file by name, without running any code in the file.
-
-    The state dict may be nested in a checkpoint, under one of the keys :data:`NESTED`.
-
-    Raises
-    ------
-    ExchangeError
-        There is no such file, or it is damaged or holds no state dict.
-    """
-    if not path.is_file():
-        raise ExchangeError(f"{path}: no such file")
-    try:
-        with path.open("rb") as file:
-            if file.read(1) != pickle.PROTO and not zipfile.is_zipfile(file):
-                raise ValueError("torch.save did not write it")
-        values = archive.read(path)
-    except pickle.UnpicklingError as error:
-        raise ForeignObjects(
-            f"{path} holds more than tensors and plain values, which could run code when it is "
-            "read; save only the state dict: torch.save(net.state_dict(), path)"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise almost any exception
-        raise ExchangeError(f"{path} is damaged or no checkpoint: {error}") from error
-    if isinstance(values, dict):
-        if values.get("format") == checkpoint.FORMAT:
-            raise ExchangeError(f"{path} was made by sw.train: it needs no --topology")
-        for key in NESTED:
-            if isinstance(values.get(key), dict):
-                values = values[key]
-                break
-    if not isinstance(values, dict) or not values:
-        raise ExchangeError(f"{path} holds no state dict (a dict of tensors by name)")
-    tensors = {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
-    if len(tensors) != len(values):
-        others = [str(k) for k, v in values.items() if not isinstance(v, Tensor)]
-        raise ExchangeError(
-            f"{path} holds {', '.join(others[:5])} besides tensors; save only the state dict, or "
-            f"store it under one of the keys {', '.join(NESTED)}"
-        )
-    return {
-        name.removeprefix("module.").removeprefix("_orig_mod."): tensor
-        for name, tensor in tensors.items()
-    }
-
-
 def from_state_dict(
     state: Mapping[str, Tensor],
     values: Mapping[str, Any],
@@ -149,6 +92,7 @@ def from_state_dict(
     ``values`` is its topology (a JSON list of the network's steps), and ``origin`` names the state
     dict in the provenance. See :func:`read` for the other parameters and the errors.
     """
+    state = as_in_topology(state, values["layers"])
     builder = _Builder(state, values["framework"], nearest_leak)
     builder.sequence(values["layers"], IMAGE)
     report_problems(builder.problems, "the network")

@@ -14,7 +14,7 @@ A value in the traced graph is one of four things:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sw.exchange.graph import ExchangeError
@@ -31,8 +31,12 @@ class Ref:
     index: int
     negated: bool = False
     """Whether the value is 1 minus the step's result."""
-    total: bool = False
-    """Whether the value is the sum, mean or stack of the step's results over all timesteps."""
+    total: str = ""
+    """What the value is of the step's results at all timesteps: their ``"stack"`` or ``"mean"``, or
+    their ``"sum"`` times a positive number; empty if it is the result at one timestep."""
+    times: frozenset[int] = field(default=frozenset(), compare=False)
+    """Timesteps whose results the value holds, if the forward method loops over timesteps. Values
+    that are the same at all timesteps have none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class State:
     """The membranes of neurons, as the forward method passes them on between timesteps.
 
     ``name`` is the name of the neurons' module, or None for the zeros with which membranes start.
+    It is empty for a further argument of the forward method, which may start membranes as well.
     """
 
     name: str | None
@@ -83,18 +88,20 @@ class Steps:
         return Ref(self.known[key])
 
     def plain(self, source: Ref, name: str, entries: list[Entry]) -> Ref:
-        """Add a step that applies ``entries`` to the result of ``source``; return a reference to
-        the step.
+        """Add a step that applies ``entries`` to ``source``; return a reference to its result.
 
         ``entries`` are descriptions of the step in a topology (:mod:`sw.exchange.topology`), and
         ``name`` is the name of the module or operation.
         """
         key = ("entries", repr(entries), source.index, name)
-        return self.add(key, Step(entries, (source.index,), name=name))
+        result = self.add(key, Step(entries, (source.index,), name=name))
+        return replace(result, total=source.total, times=source.times)
 
     def gate(self, gate: str, branch: Ref, identity: Ref, where: str) -> Ref:
         if branch.total or identity.total or branch.negated or identity.negated:
             raise ExchangeError("only spikes can be joined")
+        if branch.times and identity.times and branch.times != identity.times:
+            raise ExchangeError("it joins maps of different timesteps: join those of the same one")
         key = (gate, branch.index, identity.index, where)
         used = {step.name for step in self.steps if step.gate}
         base = where or "gate"
@@ -103,7 +110,8 @@ class Steps:
             if name not in used:
                 break
             name = f"{base}.gate{n}"
-        return self.add(key, Step([], (branch.index, identity.index), gate, name))
+        result = self.add(key, Step([], (branch.index, identity.index), gate, name))
+        return replace(result, times=branch.times | identity.times)
 
     def ancestors(self, index: int) -> set[int]:
         """Return the index of a step and of all steps that it depends on, directly or through

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from sw.exchange.graph import ExchangeError
@@ -26,9 +27,30 @@ class _Proxy(fx.Proxy):
     own.
 
     torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol also
-    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the input's
-    first axis, it can be used as a number: the number of timesteps.
+    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the first axis
+    of the input, or of a stack, it can be used as a number: the number of timesteps. The input's
+    number of axes, if it is known, is a number, too, as in ``if x.dim() == 4``.
     """
+
+    def __getattr__(self, name: str) -> Any:
+        n_axes = self._n_axes(self.node)
+        if n_axes is not None and name in ("ndim", "dim", "ndimension"):
+            return n_axes if name == "ndim" else lambda: n_axes
+        if name == "shape":
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        of_shape = self.node.target in (getattr, "size")
+        of_shape = of_shape and self.node.args[1:] in ((), ("shape",))
+        n_axes = self._n_axes(self.node.args[0]) if of_shape else None
+        return super().__len__() if n_axes is None else n_axes
+
+    def _n_axes(self, node: Any) -> int | None:
+        """Return the number of axes of a node's result; None if it is not known."""
+        tracer = self.tracer
+        is_input = isinstance(node, fx.Node) and node.op == "placeholder"
+        return tracer.n_axes if is_input and isinstance(tracer, NetworkTracer) else None
 
     def __index__(self) -> int:
         node, tracer = self.node, self.tracer
@@ -39,8 +61,7 @@ class _Proxy(fx.Proxy):
             if isinstance(shape, fx.Node) and shape.target in (getattr, "size"):
                 source = shape.args
                 first = source[1:] in ((), ("shape",)) and rest == [0]
-        of_input = bool(source) and isinstance(source[0], fx.Node) and source[0].op == "placeholder"
-        if first and of_input and isinstance(tracer, NetworkTracer):
+        if first and _is_sequence(source[0]) and isinstance(tracer, NetworkTracer):
             return tracer.timesteps
         raise TypeError("a value that depends on the input is used as a number")
 
@@ -60,6 +81,17 @@ class _Proxy(fx.Proxy):
         return self._in_place(operator.itruediv, other)
 
 
+def _is_sequence(node: Any) -> bool:
+    """Return whether the result of a node has a first axis of timesteps, if it has one at all.
+
+    This goes for the network's input and for stacks along the first axis.
+    """
+    if not isinstance(node, fx.Node):
+        return False
+    stacks = node.target is torch.stack and [*node.args[1:], *node.kwargs.values()] in ([], [0])
+    return node.op == "placeholder" or stacks
+
+
 class NetworkTracer(fx.Tracer):
     """Tracer that records all operations inside the user's modules and the libraries'
     containers.
@@ -67,12 +99,13 @@ class NetworkTracer(fx.Tracer):
     Containers run other modules one after another (:data:`CONTAINERS`). Any other module of a
     library is recorded as one call. ``kinds`` holds the library's class of each such module, by its
     name in the traced module, and ``problems`` the reasons why modules cannot be mapped, by full
-    name.
+    name. ``n_axes`` is the number of axes of the input, None if it is not known.
     """
 
-    def __init__(self, prefix: str, timesteps: int):
+    def __init__(self, prefix: str, timesteps: int, n_axes: int | None = None):
         super().__init__()
         self.timesteps = timesteps
+        self.n_axes = n_axes
         self.prefix = prefix
         self.kinds: dict[str, type | None] = {}
         self.problems: dict[str, str] = {}

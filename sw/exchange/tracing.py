@@ -9,14 +9,14 @@ as a problem, with its name.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from sw.exchange.graph import ExchangeError, report_problems
 from sw.exchange.modules import Entry, check_unchanged, library_class, module_entries
-from sw.exchange.operations import Operations, operation_name
+from sw.exchange.operations import SUMS, Operations, operation_name
 from sw.exchange.steps import OTHER, Ref, State, Steps, flat
 from sw.exchange.tracer import CONTAINERS, NetworkTracer
 
@@ -40,7 +40,7 @@ class Trace:
     """Whether the forward method gives the same input to all timesteps."""
 
 
-def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
+def trace(root: nn.Module, prefix: str, timesteps: int, n_axes: int | None = None) -> Trace:
     """Trace a module; return its steps, and the parts that cannot be mapped.
 
     The steps are entries of a topology, which describes a network in JSON.
@@ -49,16 +49,18 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
     ----------
     prefix : name of ``root`` in the network; empty for the network itself.
     timesteps : number of timesteps; loops in a forward method must run as many.
+    n_axes : number of axes of the input, if a forward method asks for it; None if it is not known.
 
     Raises
     ------
     ExchangeError
         The forward method cannot be traced, for example because it depends on values of tensors.
     """
-    tracer = NetworkTracer(prefix, timesteps)
+    tracer = NetworkTracer(prefix, timesteps, n_axes)
     if tracer.is_leaf_module(root, ""):
         reader = _Reader(tracer, timesteps)
         result = reader.leaf(root, "", Ref(0), None)
+        reader.problems = {name or "the network": x for name, x in reader.problems.items()}
         return reader.finish([result])
     training = {module: module.training for module in root.modules()}
     root.eval()
@@ -77,6 +79,25 @@ def trace(root: nn.Module, prefix: str, timesteps: int) -> Trace:
         for module, was in training.items():
             module.training = was
     return _Reader(tracer, timesteps).run(graph)
+
+
+def _check_linear(module: nn.Module, entries: list[Entry], source: Ref) -> None:
+    """Check that a module may be applied to ``source``, the mean or sum of maps over timesteps.
+
+    The module must be linear. It then computes the same as if it were applied at every timestep.
+
+    Raises
+    ------
+    ExchangeError
+        The module is not linear, or it adds a bias to a sum.
+    """
+    if source.negated or any("neuron" in x or x.get("pool") == "max" for x in entries):
+        raise ExchangeError("its input is no map of spikes or sums, but computed from one")
+    shifts = any("norm" in entry for entry in entries) or getattr(module, "bias", None) is not None
+    if source.total == "sum" and shifts:
+        raise ExchangeError(
+            "it adds its bias once to a sum over timesteps: take the mean in place of the sum"
+        )
 
 
 def _unmapped(root: nn.Module, prefix: str) -> dict[str, str]:
@@ -131,8 +152,8 @@ class _Reader:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     stand_ins: set[fx.Node] = field(default_factory=set)
-    """Calls of modules that cannot be mapped, and operations that cannot be mapped because they use
-    the results of such calls. Only the modules are reported as problems."""
+    """Calls and operations that cannot be mapped, and operations that cannot be mapped because they
+    use the results of such calls. The operations of the second kind are not reported as problems."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()
@@ -145,7 +166,7 @@ class _Reader:
         first = True
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.values[node] = Ref(0) if first else State(None)
+                self.values[node] = Ref(0) if first else State("")
                 first = False
             elif node.op == "output":
                 outputs = flat(self.resolved(node.args))
@@ -179,29 +200,30 @@ class _Reader:
             return tensor
         arguments = [self.resolved(argument) for argument in node.args]
         options = {key: self.resolved(value) for key, value in node.kwargs.items()}
+        follows = not self.stand_ins.isdisjoint(node.all_input_nodes)
+        first = next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
         if node.op == "call_module":
-            module = self.tracer.root.get_submodule(str(node.target))
+            target = str(node.target)
+            module, name = self.tracer.root.get_submodule(target), self.tracer.full_name(target)
             given = [*arguments, *options.values()]
             if not given or not isinstance(given[0], Ref):
-                self.problems[self.tracer.full_name(str(node.target))] = (
-                    "its input is no map of spikes or sums"
-                )
+                if not follows:
+                    self.problems[name] = "its input is no map of spikes or sums"
+                self.stand_ins.add(node)
                 return OTHER
-            name = self.tracer.full_name(str(node.target))
-            result = self.leaf(module, str(node.target), given[0], given[1] if given[1:] else None)
+            result = self.leaf(module, target, given[0], given[1] if given[1:] else None)
             if name in self.problems or name in self.tracer.problems:
                 self.stand_ins.add(node)
             return result
+        name = operation_name(node)
         try:
-            return self.operations.apply(node, arguments, options, where)
+            if not (follows and name in SUMS):  # a stand-in may be equal to what it is added to
+                return self.operations.apply(node, arguments, options, where)
         except ExchangeError as error:
-            if self.stand_ins.isdisjoint(node.all_input_nodes):
-                self.problems[f"{where or 'the network'}, operation {operation_name(node)}"] = str(
-                    error
-                )
-            else:
-                self.stand_ins.add(node)
-            return next((a for a in flat(arguments) if isinstance(a, Ref)), OTHER)
+            if not follows:
+                self.problems[f"{where or 'the network'}, operation {name}"] = str(error)
+        self.stand_ins.add(node)
+        return first
 
     def place(self, node: fx.Node) -> str:
         """Return the full name of the module in whose forward method a node was recorded."""
@@ -225,11 +247,11 @@ class _Reader:
         kind = self.tracer.kinds.get(target)
         try:
             check_unchanged(module)
-            if source.total or source.negated:
-                raise ExchangeError("its input is no map of spikes or sums, but computed from one")
             if kind is None or name in self.tracer.problems:
                 return source
             entries = module_entries(module, kind, name)
+            if source.total or source.negated:
+                _check_linear(module, entries, source)
         except ExchangeError as error:
             self.problems[name] = str(error)
             return source
@@ -244,7 +266,14 @@ class _Reader:
                 "it is used at two places of the network, which share its membranes: use a neuron "
                 "of its own at each"
             )
-        self.calls[result.index] = self.calls.get(result.index, 0) + 1
+        n_before = self.calls.get(result.index, 0)
+        self.calls[result.index] = n_before + 1
+        if source.times and source.times != {n_before}:
+            self.problems[name] = (
+                f"it takes the map of timestep {min(source.times)} at timestep {n_before}: run it "
+                "for all timesteps in their order"
+            )
+        result = replace(result, times=frozenset([n_before]))
         if self.frameworks[name] != "snntorch":
             return result
         self.check_state(name, self.calls[result.index], state)
@@ -260,7 +289,7 @@ class _Reader:
         if isinstance(state, Tensor):
             starts = not bool(state.any())
         else:
-            starts = isinstance(state, State) and state.name is None
+            starts = isinstance(state, State) and not state.name
         goes_on = state is None or (isinstance(state, State) and state.name == name)
         if not (goes_on or (starts and n_calls == 1)):
             self.problems[name] = (
@@ -281,7 +310,7 @@ class _Reader:
         states = {o.name for o in flat(outputs) if isinstance(o, State)}
         entries: list[Entry] = []
         if not found:
-            said = f", but the membranes of {', '.join(map(str, states))}" if states else ""
+            said = f", but the membranes of {', '.join(filter(None, states))}" if states else ""
             problems["output"] = f"it returns no spikes or sums{said}: return the last layer's"
         elif any(Ref(found[-1], negated=True) == o for o in flat(outputs)):
             problems["output"] = "it returns 1 minus spikes: return the spikes"
@@ -291,6 +320,7 @@ class _Reader:
                 names = ", ".join(self.steps.steps[n].name for n in (*others, found[-1]))
                 problems["output"] = f"a network has one output, this one has several: {names}"
             elif not problems:
+                self.check_times(problems, [o for o in flat(outputs) if isinstance(o, Ref)])
                 entries = self.steps.path(0, found[-1])
         self.check_calls(problems)
         frames = self.operations.frames
@@ -304,6 +334,19 @@ class _Reader:
             not frames and max(self.calls.values(), default=0) > 1
         )
         return Trace(entries, problems, self.frameworks, bool(frames), repeats)
+
+    def check_times(self, problems: dict[str, str], outputs: list[Ref]) -> None:
+        """Add a problem if a loop over timesteps does not return the results of all timesteps.
+
+        ``outputs`` are the symbols for the results of the forward method.
+        """
+        last = max(o.index for o in outputs)
+        times = sorted(frozenset().union(*(o.times for o in outputs if o.index == last)))
+        if times and max(self.calls.values()) > 1 and times != list(range(self.timesteps)):
+            problems["output"] = (
+                f"it returns the results of the timesteps {', '.join(map(str, times[:8]))} only, "
+                "but the device adds up all: return the sum, mean or stack of all"
+            )
 
     def check_calls(self, problems: dict[str, str]) -> None:
         """Add problems of neurons to ``problems``, by name of the neuron's module.

@@ -93,13 +93,15 @@ def smaller(config: ModelConfig) -> Iterator[ModelConfig]:
     """Yield ``config`` and three smaller configurations with as many stages and blocks.
 
     For a large input, the stem (the first convolution) of all four gets enough stride and pooling
-    to keep its map within :data:`MAX_MAP`. The second one has the same channels as the first, but
-    shares weights over timesteps and positions. The third has half as many channels as the second,
-    and the fourth a quarter.
+    to keep its map within :data:`MAX_MAP`; for a tiny one, it gets none. The second configuration
+    has the same channels as the first, but shares weights over timesteps and positions. The third
+    has half as many channels as the second, and the fourth a quarter.
     """
     _, height, width = config.image_shape
     reduction = -(-width // MAX_MAP**2) if height == 1 else -(-max(height, width) // MAX_MAP)
-    if reduction > config.stem_stride * config.stem_pool:
+    if (width if height == 1 else min(height, width)) < config.stem_stride * config.stem_pool:
+        config = replace(config, stem_stride=1, stem_pool=1)
+    elif reduction > config.stem_stride * config.stem_pool:
         pool = 4 if reduction > 8 else 2
         stride = -(-reduction // pool)
         config = replace(

@@ -2,6 +2,7 @@
 tools."""
 
 import subprocess
+import sys
 
 import pytest
 from amaranth import Module
@@ -71,20 +72,23 @@ def test_verilog_has_the_ports_of_the_component(fast):
         assert port in verilog
 
 
-def test_executable_is_built_once(tmp_path, monkeypatch):
+def test_executable_is_built_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     main = tmp_path / "main.cpp"
     main.write_text(READS_THE_TABLE)
     program = build_executable(TwoMemories, main, name="table")
     printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     assert printed.split() == [str(i) for i in range(1, 17, 2)]
     assert list((tmp_path / "cache" / "spikefold").iterdir()) == [program]
+    assert capsys.readouterr().err.startswith("compiling table (only once")
 
     def fail(*_, **__):
         raise AssertionError("compiled again")
 
     monkeypatch.setattr("sim.verilate.run_program", fail)
     assert build_executable(TwoMemories, main, name="table") == program
+    assert capsys.readouterr().err == "", "it is announced as compiled only when it is"
     with pytest.raises(AssertionError, match="compiled again"):
         build_executable(TwoMemories, main, name="table", defines={"X": 1})
 

@@ -11,12 +11,27 @@ from sw import shipped
 from sw.cli import evaluate
 from sw.convert import fold, quantize
 from sw.data import catalogue
-from sw.data.dataset import Split
-from sw.model import checkpoint
+from sw.data.dataset import DataError, Split
+from sw.exchange.export import find_images
+from sw.model import checkpoint, datasets
 from sw.network import reference
 
 FOLDER = shipped.CHECKPOINTS
 PATHS = sorted(FOLDER.glob("*.pt"))
+
+
+@pytest.mark.parametrize("name", ["mitbih", "nmnist", "cifar10-85f"])
+def test_an_export_finds_samples_without_the_data_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise DataError("it is nowhere")
+
+    monkeypatch.setattr(datasets, "load_for", missing)
+    values, said = checkpoint.load(FOLDER / f"{name}.pt"), []
+    found = find_images(values, None, None, 5, said.append)
+    assert len(found.images) == 5 and "it is nowhere" in said[0]
+    assert found.images.shape[-3:] == tuple(values["model_config"]["image_shape"])
 
 
 def test_the_three_granularities_are_there() -> None:

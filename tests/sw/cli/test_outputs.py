@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sw.cli.commands import EXIT_BAD_INPUT, check_output
+from sw.cli.commands import EXIT_BAD_INPUT, check_output, output_path
 from sw.files import OutputError
 
 OUTPUTS = {
@@ -55,3 +55,13 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match=f"no permission to write to the folder {tmp_path}"):
         check_output(tmp_path / "file")
+
+
+def test_an_output_is_not_the_input(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "net.pt")
+    for out in ("net.pt", "link"):
+        with pytest.raises(OutputError, match=f"{out} is the file that is read: name another"):
+            output_path(tmp_path / out, tmp_path / "net.pt", ".spikefold")
+    assert output_path(None, tmp_path / "net.pt", ".x") == tmp_path / "net.x"
+    assert output_path(None, Path("missing/net.pt"), ".x", here=True) == Path("net.x")

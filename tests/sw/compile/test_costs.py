@@ -274,8 +274,11 @@ def test_a_board_built_for_narrower_weights_is_a_remedy() -> None:
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
-        ({"reset": Reset.DELAYED}, "train with reset = 'SOFT'"),
-        ({"leak": Leak.SUBTRACT, "leak_shift": 3, "finer_shifts": (5,)}, "finer_shifts = ()"),
+        ({"reset": Reset.DELAYED}, "another reset (training with reset = 'SOFT')"),
+        (
+            {"leak": Leak.SUBTRACT, "leak_shift": 3, "finer_shifts": (5,)},
+            "one shift (--nearest-leak 1 of the export, or training with finer_shifts = ())",
+        ),
     ],
 )
 def test_neurons_that_a_small_board_lacks(change: dict[str, Any], remedy: str) -> None:
@@ -284,4 +287,5 @@ def test_neurons_that_a_small_board_lacks(change: dict[str, Any], remedy: str) -
     assert compile_network(network, CONFIGS["ulx3s-25f"].with_weight_bits(4)).layers
     report = fitting.board_report(network, CONFIGS["icebreaker"])
     assert report.problem is not None and network.layers[0].name in report.problem
-    assert len(report.remedies) == 1 and report.remedies[0].endswith(remedy)
+    assert report.remedies[0].startswith("a board with an ECP5") and len(report.remedies) == 1
+    assert report.remedies[0].endswith(remedy)

@@ -124,6 +124,9 @@ def test_times_in_seconds_keep_their_fractions(tmp_path: Path) -> None:
         ([1, 2], [1, 1.5], [0, 1], "x has fractions such as 1.5: round them"),
         ([1, 2], [1, np.inf], [0, 1], "x are not all finite"),
         ([1, 2], [1, 2], [0, np.nan], "polarities are not all finite"),
+        ([1, 2], [1, 2], [1, 2], r"polarities have values such as 1, 2: store 0 \(darker\) and 1"),
+        ([1, 2], [1, 2], [-1, 0], "polarities have values such as -1, 0: store"),
+        ([1, 2], [1, 2], [2, 2], "polarities have values such as 2: store"),
         ([1, 2], [1, 2, 3], [0, 1], r"t, x, y and p have shapes \(2,\), \(3,\), \(2,\), \(2,\)"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sw.cli import train
 from sw.data import catalogue, labels, own
 from sw.data.dataset import DataError, Dataset, Parts, Split, assemble
 from sw.data.files import IMAGE_SUFFIXES
@@ -76,7 +77,9 @@ def test_what_was_converted_is_said(tmp_path: Path) -> None:
         (COLOURS / 0.7, "scale them to uint8 pixels from 0 to 255"),
         (COLOURS.astype(np.uint16) * 16, "(x / 4095 * 255).astype('uint8')"),
         (COLOURS.astype(np.uint16) * 257, "(x / 65535 * 255).astype('uint8')"),
-        (np.where(COLOURS > 9, COLOURS / 255.0, np.nan), "use pixels from 0 to 255"),
+        (COLOURS / 127.5 - 1, "for example np.clip((x - (-1)) / 2, 0, 1)"),
+        (np.where(COLOURS > 9, COLOURS / 255.0, np.nan), "not finite (nan or inf): leave these"),
+        (np.where(COLOURS > 9, COLOURS / 255.0, -np.inf), "not finite (nan or inf): leave these"),
         (pixels(9, 8, 4), "the last is not 255 everywhere: if it is transparency, flatten"),
         (pixels(5, 2, 9, 8), "frames hold values up to 255, expected 0 and 1 only (for example x"),
         (np.array(["a"] * N).reshape(N, 1, 1), "images are <U1: use uint8 pixels from 0 to 255"),
@@ -149,6 +152,14 @@ def test_arrays_are_found_by_their_usual_names(names: tuple[str, ...], tmp_path:
     parts = [array for n in (40, 8, 12) for array in (COLOURS[:n], CLASSES[:n])]
     found = load(tmp_path, **dict(zip(names, parts, strict=True)))
     assert [len(s) for s in (found.train, found.validation, found.test)] == [40, 8, 12]
+
+
+def test_parts_without_samples(tmp_path: Path) -> None:
+    found = load(tmp_path, data=COLOURS, target=CLASSES)
+    assert len(found.train) == 28
+    for n, message in ((0, "there are no test samples"), (3, "3 test samples, 0 labels")):
+        with pytest.raises(DataError, match=message):
+            load(tmp_path, x=COLOURS, y=CLASSES, x_test=COLOURS[:n], y_test=CLASSES[:0])
 
 
 def test_data_without_a_test_part_are_divided_always_alike(tmp_path: Path) -> None:
@@ -261,3 +272,4 @@ def test_the_document_lists_what_is_read() -> None:
     assert {"x_train", "y_test", "train_labels"} <= arrays
     for name in (*arrays, *IMAGE_SUFFIXES, "val/CLASS/", "test/CLASS/", "(N, H, W, C)"):
         assert name in document
+    assert " ".join(own.FILES.split()) in " ".join(train.parser().format_help().split())

@@ -508,6 +508,8 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
         (stem(conv(4, 3), conv(4, 4, padding=(1, 1))), "node 'n3': padding of sums: put neurons"),
         (stem(conv(4, 3), conv(4, 5)), "node 'n3': it takes 5 channels, but the map before it"),
         (stem(conv(4, 3), fire(0.0)), "node 'n3': its threshold is not above its reset"),
+        (stem(conv(4, 3), fire(np.inf)), "node 'n3': 1 numbers of its threshold are not finite"),
+        (stem(Convolve(weight=np.full((4, 3, 1, 1), np.nan))), "12 numbers of its weight are not"),
         (stem(conv(4, 3)), "node 'n2': the output is a map (4, 7, 6); classes need"),
         (stem(), "node 'n1': the output is a map (3, 9, 8); classes need"),
         (

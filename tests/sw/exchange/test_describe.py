@@ -82,6 +82,7 @@ WAYS = {
     "overlap": (6, lambda n, x: head(n, F.max_pool2d(fire(n, x), 3, 2, 1))),
     "dropout": (12, lambda n, x: head(n, F.dropout(fire(n, x), 0.5, n.training))),
     "pooled sums": (6, lambda n, x: head(n, n.sn(F.avg_pool2d(n.conv(x), 2)))),
+    "number of axes": (12, lambda n, x: head(n, fire(n, x if len(x.shape) == x.dim() == 4 else 2))),
     "float": (12, lambda n, x: head(n, fire(n, x.double()).contiguous())),
 }
 
@@ -207,6 +208,31 @@ def test_functions_for_sequences() -> None:
         describe(net, T, SHAPE)
 
 
+def test_what_is_no_network_of_floats() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    compiled = torch.jit.trace(net, torch.zeros(1, *SHAPE))
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    for other, message in (
+        (net.state_dict(), "a OrderedDict is no network: describe the torch.nn.Module itself"),
+        (compiled, "its code is compiled: describe the network that it was made from"),
+        (quantised, "1: a Linear of torch.ao is quantised, in another way than the device's"),
+        (lazy, "1: its weight, bias has no size yet: run the network on a sample once"),
+    ):
+        with pytest.raises(ExchangeError, match=message):
+            describe(other, T, SHAPE)  # type: ignore[arg-type]
+    describe(torch.fx.symbolic_trace(net), T, SHAPE)
+
+
+def test_a_second_input_is_refused() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return head(self, fire(self, x)) + y
+
+    with pytest.raises(ExchangeError, match="a number cannot be added to a map"):
+        describe(Two(None), T, SHAPE)
+
+
 def test_arguments_that_are_no_shapes_or_labels() -> None:
     net = Net(WAYS["flatten"][1])
     for options, message in (
@@ -279,6 +305,52 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.sn2(F.avg_pool2d(self.conv1(self.sn1(x)), 1))) + x
+
+
+LOOPS: dict[str, Any] = {
+    "": lambda n, spikes: n.fc(torch.stack(spikes).flatten(2).mean(0)),
+    "it returns the results of the timesteps 3 only": lambda n, spikes: head(n, spikes[-1]),
+    "it returns the results of the timesteps 0, 1 only": lambda n, spikes: spikes[0] + spikes[1],
+    "it returns the results of the timesteps 2 only": lambda n, spikes: torch.stack(spikes)[-2],
+    "it stacks the timesteps 1, 2, 3 instead": lambda n, spikes: torch.stack(spikes[1:]),
+    "it adds the map of a timestep twice": lambda n, spikes: sum(spikes) + spikes[1],
+    "it joins maps of different timesteps": lambda n, spikes: spikes[0] * spikes[1],
+    "late: it takes the map of timestep 0 at timestep 3": lambda n, spikes: again(
+        n, spikes, reversed(range(T))
+    ),
+    "fc: it adds its bias once to a sum": lambda n, spikes: head(n, sum(spikes)),
+}
+
+
+def again(n: Any, spikes: list[Tensor], times: Any) -> Tensor:
+    """Return the mean of the spikes of further neurons, which run in a loop of their own."""
+    stack = torch.stack(spikes)
+    return n.fc(torch.stack([n.late(stack[t]) for t in times]).flatten(2)).mean(0)
+
+
+def test_a_loop_for_every_layer() -> None:
+    def way(n: Any, x: Tensor) -> Tensor:
+        return again(n, [fire(n, x) for _ in range(T)], range(T))
+
+    net = Net(way)
+    net.late = neuron.IFNode(v_threshold=2.0)
+    net = lived_in(net, 1).double()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(IMAGES).double() / 255).numpy()
+    functional.reset_net(net)
+    same(net.float(), expected)
+
+
+@pytest.mark.parametrize(("message", "way"), LOOPS.items(), ids=LOOPS.keys())
+def test_a_loop_must_return_all_timesteps(message: str, way: Any) -> None:
+    net = Net(lambda n, x: way(n, [fire(n, x) for _ in range(T)]))
+    net.late = neuron.IFNode()
+    if not message:
+        describe(net, T, SHAPE)
+        return
+    with pytest.raises(ExchangeError) as error:
+        describe(net, T, SHAPE)
+    assert message in str(error.value)
 
 
 def test_blocks_in_a_loop_are_the_same_at_every_timestep() -> None:
@@ -501,7 +573,7 @@ OPERATIONS = {
     "only 1 - spikes": lambda n, x: head(n, 2 - fire(n, x)),
     "its input is no map of spikes": lambda n, x: head(n, 1 - fire(n, x)),
     "operation getitem: a part of a map": lambda n, x: head(n, fire(n, x)[:, :1]),
-    "does not flatten a whole map": lambda n, x: n.fc(fire(n, x).flatten(2)[0].view(3, -1)),
+    "does not flatten a whole map": lambda n, x: n.fc(fire(n, x).view(3, -1)),
     "axes [1] cannot be mapped": lambda n, x: head(n, fire(n, x).mean(1)),
     "axes [None] cannot": lambda n, x: head(n, fire(n, x)).mean(),
     "it is used at two places": lambda n, x: head(n, n.sn(n.conv(n.sn(x)))),
@@ -516,6 +588,8 @@ OPERATIONS = {
     "it changes a map in place": lambda n, x: in_place(n, fire(n, x)),
     "repeated 3 times": lambda n, x: head(n, fire(n, x.repeat(3, 1, 1, 1))),
     "dilation=2 cannot be mapped": lambda n, x: head(n, F.max_pool2d(fire(n, x), 2, dilation=2)),
+    "operation mul: logits can only": lambda n, x: in_steps(n, fire(n, x)).mean(0) * -1,
+    "axis 0 is that of samples": lambda n, x: head(n, fire(n, x)).mean(0),
     "it returns no spikes or sums": lambda n, x: x.shape,
     "it returns 1 minus spikes": lambda n, x: 1 - fire(n, x),
     "has several: conv, fc": lambda n, x: (n.conv(x), head(n, n.sn(x))),
@@ -525,7 +599,7 @@ OPERATIONS = {
 @pytest.mark.parametrize(("message", "way"), OPERATIONS.items(), ids=OPERATIONS.keys())
 def test_operations_that_would_be_another_network_are_named(message: str, way: Any) -> None:
     net = Net(way)
-    if "axes (2, 3)" in message:
+    if "axes (2, 3)" in message or "logits" in message:
         net.sn.step_mode = "m"
     net.late = neuron.IFNode(step_mode=net.sn.step_mode)
     with pytest.raises(ExchangeError) as error:

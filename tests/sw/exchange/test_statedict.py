@@ -18,7 +18,7 @@ from torch import nn
 from hw.spec import Gate, Leak, Reset
 from sw.cli import export
 from sw.convert.folded import simulate
-from sw.exchange import integers, statedict, topology
+from sw.exchange import integers, statedict, statefile, topology
 from sw.exchange.assembly import Imported
 from sw.exchange.describe import describe
 from sw.exchange.graph import ExchangeError
@@ -350,7 +350,7 @@ def test_an_imported_network_is_fine_tuned(
 def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "net.pt")
     with pytest.raises(ExchangeError, match=r"net\.pt is damaged or no checkpoint: "):
-        statedict.load(tmp_path / "net.pt")
+        statefile.load(tmp_path / "net.pt")
 
 
 def test_state_dicts_of_other_networks_are_refused() -> None:
@@ -414,6 +414,7 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save(CSNN(2), tmp_path / "module.pt")
     torch.save({"a": torch.ones(1), "b": 3}, tmp_path / "mixed.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": torch.ones(1)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     torch.save({"format": "spikefold-checkpoint"}, tmp_path / "ours.pt")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").touch()
@@ -422,7 +423,8 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
         ("hostile", "hostile.pt holds more than tensors and plain values, which could run code"),
         ("module", "torch.save(net.state_dict(), path)"),
         ("mixed", "mixed.pt holds b besides tensors"),
-        ("list", "list.pt holds no state dict"),
+        ("list", "list.pt holds no state dict (a dict of tensors by name): save net.state_dict("),
+        ("old", "old.pt has the format of PyTorch before 1.6, write it again with torch.save(tor"),
         ("ours", "ours.pt was made by sw.train: it needs no --topology"),
         ("text", "text.pt is damaged or no checkpoint: torch.save did not write it"),
         ("empty", "empty.pt is damaged or no checkpoint: torch.save did not write it"),
@@ -443,6 +445,31 @@ def test_files_that_are_no_state_dicts(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "bad.json").write_text("{")
     assert export.main([str(path), "--topology", str(tmp_path / "bad.json")]) == 2
     assert "is not JSON" in capsys.readouterr().err
+
+
+WRAPPED: dict[str, Any] = {
+    "as it is": lambda state: state,
+    "compiled and parallel": lambda state: prefixed(state, "_orig_mod.module."),
+    "parallel and compiled": lambda state: prefixed(state, "module._orig_mod."),
+    "a part of a LightningModule": lambda state: {
+        "state_dict": prefixed(state, "net."), "epoch": 3, "hyper_parameters": {"lr": 0.1}
+    },
+    "under a key of its own": lambda state: {"model_state": state, "epoch": 3, "optimizer": {}},
+}  # fmt: skip
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_names_of_tensors_in_wrappers(wrap: Any, tmp_path: Path) -> None:
+    net, csnn = lived_in(CSNN(2, 28)), topology.TOPOLOGIES["spikingjelly-csnn"]
+    torch.save(wrap(net.state_dict()), tmp_path / "net.pt")
+    found = statedict.read(tmp_path / "net.pt", csnn).folded
+    expected = from_state_dict(net.state_dict(), csnn).folded
+    for a, b in zip(found.layers, expected.layers, strict=True):
+        np.testing.assert_array_equal(a.weight, b.weight)
 
 
 def test_files_without_a_topology_name_the_option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 import json
 import re
@@ -542,6 +543,18 @@ def test_screenshots(
     code, _ = written(tmp_path, network, "--screenshot", str(picture))
     assert code == command.EXIT_BAD_INPUT
     assert "made no picture within 0.1 s" in capsys.readouterr().err
+
+
+def test_a_network_of_other_data_is_not_shown_on_the_shipped_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = dataclasses.replace(random_network(18), provenance={"data": {"name": "nmnist"}})
+    netfile.save(tmp_path / "net.spikefold", network)
+    words = [str(tmp_path / "net.spikefold"), "-o", str(tmp_path / "page.html")]
+    assert main(words) == command.EXIT_OK
+    message = capsys.readouterr().err
+    assert "note: without spikes and accuracy, because the network is for 'nmnist'" in message
+    assert "--data nmnist or --input FILE" in message
 
 
 def test_interrupted(
