@@ -251,8 +251,8 @@ class Program:
         bytes to write from row 0 on (:class:`hw.protocol.Space`).
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run, one per buffer; the first is in
-        ``placements``. With two, the host can fill one while the device reads the other.
-    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
+        ``placements``. With several, the host can fill one while the device reads another.
+    moved : names of the maps that lie elsewhere in a run on a later one of ``inputs``
         (:meth:`places`): the map that the host writes, and the maps that layers read together with
         it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
@@ -280,7 +280,7 @@ class Program:
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of spike memory, by name of the map, in a run on ``inputs[buffer]``.
 
-        They are ``placements``, except that the maps ``moved`` lie elsewhere with buffer 1.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere unless it is buffer 0.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {
