@@ -30,9 +30,9 @@ are shared along an axis, that axis is left out, and the weight address does not
 The output channels are assigned to the lanes in the order in which they are dealt to the banks. A
 descriptor for each layer, which tells the core how to run it, follows the weights.
 
-The map that the host writes has two regions if there is room, so that the host can fill one while
-the device reads the other. Each region has descriptors of its own. Maps that layers read together
-with this map have two regions as well, because they have to lie beside it.
+The map that the host writes has up to :data:`N_INPUTS` regions, as many as fit, so that the host
+can fill one while the device reads another. Each region has descriptors of its own. Maps that
+layers read together with this map have as many regions, because they have to lie beside it.
 
 If the device has memory outside the FPGA, this memory holds the rows of weights and of parameters
 that do not fit on the FPGA (:mod:`sw.compile.allocation`).
@@ -44,6 +44,7 @@ planes, with all channels, and a copy of all weights of the encoder.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,12 @@ from sw.compile.rows import descriptor_bytes
 from sw.network.bounds import bank_bounds, layer_bounds
 from sw.network.encoder import pixel_max
 from sw.network.network import Network
+
+N_INPUTS = 3
+"""Largest number of input buffers, the regions for the map that the host writes. While the device
+reads one buffer and announces the end of the run on a second one, the host fills the third. Then
+the serial line carries one input after another without a pause, so that further buffers would not
+make it faster."""
 
 
 def compile_network(network: Network, config: Config, *, pixels: bool = True) -> Program:
@@ -132,32 +139,53 @@ class _Compiler:
         """Name of the map that the host writes."""
         everything = series_of_maps(shapes, self.layers)
         self.moved = next(series for series in everything if self.host_map in series)
-        """Names of the maps that get a second region of spike memory, if there is room: the host's
+        """Names of the maps that get a region of spike memory for each input buffer: the host's
         map, and all maps that layers read together with it."""
         n_moved = sum(self.placements[name].n_bits for name in self.moved)
         first = self.placements[self.host_map]
-        self.inputs: tuple[Placement, ...] = (first,)
-        self.spike_bits = n_bits
-        """Number of bits in use in each bank's spike memory."""
-        if n_bits + n_moved <= GRANULE_BITS * config.spike_bytes:
-            start = min(self.placements[name].start for name in self.moved)
-            self.inputs = first, first.moved(n_bits - start)
-            self.spike_bits += n_moved
+        start = min(self.placements[name].start for name in self.moved)
+        n_free = max(GRANULE_BITS * config.spike_bytes - n_bits, 0)
+        self.inputs: tuple[Placement, ...] = (
+            first,
+            *(
+                first.moved(n_bits - start + n * n_moved)
+                for n in range(min(n_free // n_moved, N_INPUTS - 1))
+            ),
+        )
+        """Regions of the host's map for as many input buffers as spike memory has room for."""
+        self.map_bits = n_bits, n_moved
+        """Numbers of bits that all maps take in each bank's spike memory, and that each further
+        input buffer takes."""
 
     def compile(self) -> Program:
-        """Compile all layers and return the program.
+        """Compile all layers and return the program, with as many input buffers as fit.
 
         Raises
         ------
         FitError
-            The network does not fit the device.
+            The network does not fit the device, not even with a single input buffer.
+        """
+        compiled = [self._compile_layer(n) for n in range(len(self.layers))]
+        for n_inputs in range(len(self.inputs), 1, -1):
+            with contextlib.suppress(FitError):
+                return self._program(compiled, self.inputs[:n_inputs])
+        return self._program(compiled, self.inputs[:1])
+
+    def _program(self, compiled: list[CompiledLayer], inputs: tuple[Placement, ...]) -> Program:
+        """Return the program whose input buffers are the regions ``inputs``.
+
+        Raises
+        ------
+        FitError
+            The program does not fit the device.
         """
         config = self.config
-        compiled = [self._compile_layer(n) for n in range(len(self.layers))]
         rows_per_run = len(self.layers) * descriptor_rows(config)
-        n_descriptors = rows_per_run * len(self.inputs)
+        n_descriptors = rows_per_run * len(inputs)
         images, layers = allocate(compiled, n_descriptors, config)
         first_descriptor = len(images[Space.WEIGHT]) // row_bytes(Space.WEIGHT, config)
+        n_bits, n_moved = self.map_bits
+        spike_bits = n_bits + (len(inputs) - 1) * n_moved
         program = Program(
             config=config,
             images=images
@@ -167,18 +195,18 @@ class _Compiler:
                 )
             },
             placements=self.placements,
-            inputs=self.inputs,
+            inputs=inputs,
             moved=self.moved,
-            entries=tuple(first_descriptor + i * rows_per_run for i in range(len(self.inputs))),
+            entries=tuple(first_descriptor + i * rows_per_run for i in range(len(inputs))),
             layers=tuple(layer.plan for layer in layers),
             n_classes=self.network.n_classes,
-            spike_bytes=self.spike_bits // GRANULE_BITS * config.banks,
+            spike_bytes=spike_bits // GRANULE_BITS * config.banks,
             pixels=self.pixels,
             pixel_bits=self.network.pixel_bits,
         )
         # Sizes are checked first: an address beyond a memory may not fit a descriptor's field.
         _check_fits(program)
-        weights = images[Space.WEIGHT] + self._descriptors(layers)
+        weights = images[Space.WEIGHT] + self._descriptors(layers, inputs)
         return replace(program, images=program.images | {Space.WEIGHT: weights})
 
     def _compile_layer(self, n: int) -> CompiledLayer:
@@ -201,14 +229,14 @@ class _Compiler:
         _check_numbers(context)
         return compile_layer(context)
 
-    def _descriptors(self, compiled: list[CompiledLayer]) -> bytes:
-        """Return the bytes of all layers' descriptors, once for each region into which the host
-        writes inputs.
+    def _descriptors(self, compiled: list[CompiledLayer], inputs: tuple[Placement, ...]) -> bytes:
+        """Return the bytes of all layers' descriptors, once for each of the input buffers
+        ``inputs``.
         """
         raw = b""
-        for place in self.inputs:
+        for place in inputs:
             # A run on another buffer differs only in where the maps ``moved`` lie.
-            offset = place.start - self.inputs[0].start
+            offset = place.start - inputs[0].start
             for layer, result in zip(self.layers, compiled, strict=True):
                 header = dict(result.header)
                 if layer.source in self.moved:

@@ -253,8 +253,8 @@ class Program:
         memory, parameter memory and, if the device has it, memory outside the FPGA.
     placements : regions of spike memory by name of the map.
     inputs : regions that the host writes before a run (an inference), one per buffer; the first is
-        in ``placements``. With two, the host can fill one while the device reads the other.
-    moved : names of the maps that lie elsewhere in a run on the second of ``inputs``
+        in ``placements``. With several, the host can fill one while the device reads another.
+    moved : names of the maps that lie elsewhere in a run on a later one of ``inputs``
         (:meth:`places`): the map that the host writes, and the maps that layers read together with
         it.
     entries : for each of ``inputs``, the row of :attr:`hw.protocol.Space.WEIGHT` at which the
@@ -282,7 +282,7 @@ class Program:
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of all maps, by name, in an inference on ``inputs[buffer]``.
 
-        They are ``placements``, except that the maps ``moved`` lie elsewhere if ``buffer`` is 1.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere unless ``buffer`` is 0.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {

@@ -132,7 +132,7 @@ class AnyBoard(ABC):
 
     @abstractmethod
     def stream(
-        self, samples: Iterable[StreamItem], *, maps: bool = False
+        self, samples: Iterable[StreamItem], *, maps: bool = False, counters: bool = True
     ) -> Generator[Inference, None, None]:
         """Classify samples, and yield the result of each in the order of the samples. A board
         receives its next sample while it computes the current one.
@@ -147,6 +147,8 @@ class AnyBoard(ABC):
             that are ready, and asks the iterable again.
         maps : also read back the spikes of the input and of every layer. The board then computes
             one sample at a time and waits while its spikes are read.
+        counters : let the board announce the counters of every layer with each result. Without
+            them its announcements are shorter, so that a slow serial line carries more samples.
 
         Raises
         ------

@@ -169,6 +169,9 @@ class Board(AnyBoard):
         )
 
     def stream(
-        self, samples: Iterable[StreamItem], *, maps: bool = False
+        self, samples: Iterable[StreamItem], *, maps: bool = False, counters: bool = True
     ) -> Generator[Inference, None, None]:
-        yield from Pipeline(self.device, self.program, self._network, samples, maps).outcomes()
+        pipeline = Pipeline(
+            self.device, self.program, self._network, samples, maps=maps, counters=counters
+        )
+        yield from pipeline.outcomes()

@@ -130,9 +130,9 @@ class BoardGroup(AnyBoard):
         )
 
     def stream(
-        self, samples: Iterable[StreamItem], *, maps: bool = False
+        self, samples: Iterable[StreamItem], *, maps: bool = False, counters: bool = True
     ) -> Generator[Inference, None, None]:
-        yield from _Distribution(self, samples, maps).outcomes()
+        yield from _Distribution(self, samples, maps, counters).outcomes()
 
     def fail(self, board: Board, error: DeviceError) -> None:
         """Record that a board has failed with ``error``, and no longer use it."""
@@ -149,8 +149,10 @@ class _Distribution:
     """One stream of samples that is distributed among boards. A thread for each board takes samples
     and delivers results."""
 
-    def __init__(self, group: BoardGroup, samples: Iterable[StreamItem], maps: bool):
-        self.group, self.maps = group, maps
+    def __init__(
+        self, group: BoardGroup, samples: Iterable[StreamItem], maps: bool, counters: bool
+    ):
+        self.group, self.maps, self.counters = group, maps, counters
         self.samples = iter(samples)
         self.n_taken = 0
         self.lock = threading.Lock()
@@ -209,7 +211,9 @@ class _Distribution:
         held: deque[tuple[int, NDArray[np.uint8]]] = deque()
         try:
             while not self.stopped:
-                for inference in board.stream(self._pull(held), maps=self.maps):
+                for inference in board.stream(
+                    self._pull(held), maps=self.maps, counters=self.counters
+                ):
                     index, _ = held.popleft()
                     with self.lock:
                         self.n_under_way -= 1

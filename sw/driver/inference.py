@@ -26,7 +26,7 @@ class Inference:
     logits : int64 array (n_classes,).
     counters : numbers of clock cycles, weight reads, synaptic operations and spikes of each layer
         (:class:`hw.protocol.LayerCounters`), by the layer's name and in the order in which the
-        layers ran.
+        layers ran. Empty if they were not asked for.
     maps : spikes of each layer and of the input, by name, as uint8 arrays (T, C, H, W) of 0 and 1.
         If the board takes pixels, the image is among them: in place of timesteps, it has the eight
         bits of the pixels as bit-planes. Empty if the spikes were not read back.

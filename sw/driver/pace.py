@@ -41,8 +41,9 @@ def images_per_s(samples: Sequence[Work], *, baud: int, clk_hz: int, n_buffers: 
     """Return the number of samples per second that a board computes, once its pipeline is full.
 
     The host writes an input as soon as a buffer is free: when the board has announced the end of
-    the run that used the buffer. A run starts when its input has arrived and the run before it has
-    ended. Both directions of the line and the core work at the same time.
+    the run that used the buffer. A run starts when the board has taken its input and the run before
+    it has ended. The board takes nothing while it sends an announcement. Otherwise both directions
+    of the line and the core work at the same time.
 
     Parameters
     ----------
@@ -56,13 +57,21 @@ def images_per_s(samples: Sequence[Work], *, baud: int, clk_hz: int, n_buffers: 
     written_s = ended_s = 0.0
     announced_s = [0.0] * n_buffers
     """Times at which the latest runs were announced, the oldest first."""
+    announcing_s = [0.0] * n_buffers
+    """Times at which the board began to send these announcements."""
     first_round_s = 0.0
     for number in range(rounds):
         for work in samples:
             written_s = max(written_s, announced_s[0]) + work.n_bytes_out * byte_s
-            ended_s = max(written_s, ended_s) + work.n_cycles / clk_hz
+            taken_s = written_s
+            for begin_s, end_s in zip(announcing_s, announced_s, strict=True):
+                if begin_s <= taken_s < end_s:
+                    taken_s = end_s
+            ended_s = max(taken_s, ended_s) + work.n_cycles / clk_hz
             line_free_s = announced_s[-1] + work.n_bytes_acks * byte_s
-            done_s = max(ended_s, line_free_s) + work.n_bytes_done * byte_s
+            begin_s = max(ended_s, line_free_s)
+            done_s = begin_s + work.n_bytes_done * byte_s
+            announcing_s = [*announcing_s[1:], begin_s]
             announced_s = [*announced_s[1:], done_s]
         if number == 0:
             first_round_s = announced_s[-1]

@@ -122,7 +122,7 @@ class Pipeline:
     network : the network from which ``program`` was compiled; its encoder turns images into spikes
         if the board does not do that. None if the network is unknown; the samples must then have
         the form that :meth:`sw.compile.program.Program.pack_input` takes.
-    samples, maps : see :meth:`sw.driver.any_board.AnyBoard.stream`.
+    samples, maps, counters : see :meth:`sw.driver.any_board.AnyBoard.stream`.
     """
 
     def __init__(
@@ -131,7 +131,9 @@ class Pipeline:
         program: Program,
         network: Network | None,
         samples: Iterable[StreamItem],
+        *,
         maps: bool,
+        counters: bool,
     ):
         self.device, self.transport = device, device.transport
         self.program, self.network = program, network
@@ -143,7 +145,7 @@ class Pipeline:
         self.exhausted = False
         self.error: DeviceError | None = None
         self.last_end_s = 0.0
-        config, n_counter_rows = program.config, program.n_counter_rows
+        config, n_counter_rows = program.config, program.n_counter_rows if counters else 0
         self.n_rows = (program.n_result_rows, n_counter_rows)
         self.n_logit_bytes = program.n_result_rows * row_bytes(Space.RESULT, config)
         self.n_done_bytes = (
@@ -251,7 +253,9 @@ class Pipeline:
         for job in self.jobs:
             if not job.writes:
                 self._write(job)
-            if job.tag is None and in_order and n_runs_free:
+            if job.tag is None and n_runs_free:
+                if not in_order:
+                    break  # a later input would delay this run's request on the line
                 self._run(job)
             in_order &= job.acknowledged
             n_runs_free -= job.in_device
@@ -391,7 +395,9 @@ class Pipeline:
             prediction=result.argmax,
             n_cycles=result.n_cycles,
             logits=logits,
-            counters=self.program.counters(job.done[size + self.n_logit_bytes :]),
+            counters=self.program.counters(job.done[size + self.n_logit_bytes :])
+            if self.n_rows[1]
+            else {},
             maps={
                 name: self.program.placements[name].unpack(b"".join(parts))
                 for name, parts in job.maps.items()

@@ -45,7 +45,7 @@ class Results:
     work : bytes on the serial line and clock cycles that each image takes if the link is
         undisturbed and no spikes are read back.
     labels : true class of each image; None if unknown.
-    layers : mean counters of each layer by its name.
+    layers : mean counters of each layer by its name; empty if the session did without them.
     bus_use : for each layer that reads its weights from memory outside the FPGA, the share of the
         layer's cycles in which the bus of this memory transfers weights; by the layer's name.
     link_s, compute_s, latency_s : times for each image in seconds, see
@@ -155,7 +155,7 @@ class Results:
                 name: percentiles_ms(getattr(self, name))
                 for name in ("link_s", "compute_s", "latency_s")
             },
-            "energy_pj": costs.PJ_PER_ACCUMULATION * self.n_synaptic_ops,
+            "energy_pj": costs.PJ_PER_ACCUMULATION * self.n_synaptic_ops if self.layers else None,
             "line_ms": 1e3 * self.line_s,
             "core_ms": 1e3 * self.core_s,
             "system_images_per_s": self.system_images_per_s,

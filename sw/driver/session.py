@@ -38,6 +38,7 @@ def classify(
     results: Results,
     *,
     checked: str | None = None,
+    counters: bool = True,
     quiet: bool = False,
 ) -> None:
     """Classify images on a board, and record the results in ``results``.
@@ -52,6 +53,8 @@ def classify(
         encoder.
     checked : what to compare with the integer reference (:mod:`sw.network.reference`): one of
         :data:`CHECKS`, or None for nothing.
+    counters : ask for the counters of every layer with each result; see
+        :meth:`sw.driver.any_board.AnyBoard.stream`.
     quiet : show no progress bar. Without a terminal, none is shown in any case.
     """
     recorder = _Recorder(board, results)
@@ -60,7 +63,7 @@ def classify(
             batch = images[first : first + BATCH]
             frames = encoder.inputs(network, batch, board.program.pixels)
             done = []
-            with recorder.outcomes(frames, maps=checked == "spikes") as outcomes:
+            with recorder.outcomes(frames, maps=checked == "spikes", counters=counters) as outcomes:
                 for inference in outcomes:
                     done.append(inference)
                     bar.update()
@@ -83,6 +86,8 @@ def classify_live(
     results: Results,
     on_result: Callable[[Inference], object],
     n: int | None = None,
+    *,
+    counters: bool = True,
 ) -> None:
     """Classify samples from a stream as they arrive, and record the results in ``results``.
     Failures and Ctrl-C are handled as by :func:`classify`.
@@ -93,6 +98,7 @@ def classify_live(
         :func:`sw.data.inputs.stream`.
     on_result : called with each result as soon as it is known.
     n : number of samples to classify; None means all.
+    counters : see :func:`classify`.
     """
 
     def frames() -> Iterator[StreamItem]:
@@ -103,7 +109,7 @@ def classify_live(
             if n_taken == n:
                 return
 
-    with _Recorder(board, results).outcomes(frames()) as outcomes:
+    with _Recorder(board, results).outcomes(frames(), counters=counters) as outcomes:
         for inference in outcomes:
             on_result(inference)
     results.n_requested = max(results.n_requested, results.n_done)
@@ -134,12 +140,14 @@ class _Recorder:
         self.layers = [plan.name for plan in board.program.layers]
         self.totals = np.zeros((len(self.layers), len(self.counted)))
         """Array (layers, counters): sum of each counter of each layer over all results."""
+        self.has_counters = True
+        """Whether results come with the counters of every layer."""
         self.before = board.counters
         results.n_buffers = len(board.program.inputs)
 
     @contextlib.contextmanager
     def outcomes(
-        self, frames: Iterable[StreamItem], *, maps: bool = False
+        self, frames: Iterable[StreamItem], *, maps: bool = False, counters: bool = True
     ) -> Iterator[Iterator[Inference]]:
         """Run samples on the board, and provide an iterator over their results for a ``with``
         block.
@@ -149,7 +157,8 @@ class _Recorder:
         """
         results = self.results
         started = time.perf_counter()
-        stream = self.board.stream(frames, maps=maps)
+        stream = self.board.stream(frames, maps=maps, counters=counters)
+        self.has_counters = counters
         try:
             yield map(self._recorded, stream)
         except DeviceError as error:
@@ -170,7 +179,9 @@ class _Recorder:
         results.link_s.append(inference.link_s)
         results.compute_s.append(inference.compute_s)
         results.latency_s.append(inference.latency_s)
-        self.totals += [[getattr(c, n) for n in self.counted] for c in inference.counters.values()]
+        if inference.counters:
+            counted = inference.counters.values()
+            self.totals += [[getattr(c, n) for n in self.counted] for c in counted]
         return inference
 
     def _summarise(self, seconds: float) -> None:
@@ -180,7 +191,7 @@ class _Recorder:
         results.n_recoveries = link.n_recoveries - self.before.n_recoveries
         results.n_bytes_out = link.n_bytes_out - self.before.n_bytes_out
         results.n_bytes_in = link.n_bytes_in - self.before.n_bytes_in
-        if results.n_done:
+        if results.n_done and self.has_counters:
             means = (self.totals / results.n_done).tolist()
             results.layers = {
                 name: LayerMeans(**dict(zip(self.counted, row, strict=True)))

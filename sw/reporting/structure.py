@@ -92,8 +92,8 @@ def _layer_amounts(report: Report, program: Program) -> dict[Space, list[tuple[s
         Space.SPIKE: [
             *(part(n, p.n_rows) for n, p in program.placements.items()),
             *(
-                ("second input", "data", sum(program.placements[n].n_rows for n in program.moved))
-                for _ in program.inputs[1:]
+                (f"input {n}", "data", sum(program.placements[m].n_rows for m in program.moved))
+                for n in range(2, len(program.inputs) + 1)
             ),
         ],
     }

@@ -125,7 +125,7 @@ def test_random_networks(board: Board, seed: int) -> None:
 def test_sums(board: Board) -> None:
     """Check networks whose layers read sums of several maps, among them the input map.
 
-    The host writes inputs to two regions of spike memory in turn; both are used.
+    The host writes inputs to several regions of spike memory in turn; all of them are used.
     """
     if board.config.weight_bits >= 4:
         check(board, full_nest(), 0)
@@ -150,7 +150,7 @@ def test_sums(board: Board) -> None:
         except FitError:
             continue
         check(board, network, seed)
-        images = random_input(network, np.random.default_rng(seed), 2)
+        images = random_input(network, np.random.default_rng(seed), len(program.inputs))
         frames = encoder.inputs(network, images, program.pixels)
         logits = [result.logits for result in board.stream(frames)]
         assert np.array_equal(logits, reference.run(network, images).logits)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
-from sw.compile.compiler import compile_network
+from sw.compile.compiler import N_INPUTS, compile_network
 from sw.compile.program import PIXELS, FitError, Placement, Program
 from sw.network.encoder import InputError, encode, rounded
 from sw.network.network import INPUT, Layer, Network
@@ -445,9 +445,9 @@ def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
         program = compile_network(net, CONFIG, pixels=pixels)
         assert program.pixels == pixels
         sample = image if pixels else encode(net, image[None])[0]
-        first, second = program.inputs
-        assert first == next(iter(program.placements.values()))
-        for buffer, place in enumerate((first, second)):
+        assert len(program.inputs) == N_INPUTS
+        assert program.inputs[0] == next(iter(program.placements.values()))
+        for buffer, place in enumerate(program.inputs):
             raw = program.pack_input(image if pixels else sample, buffer)
             assert len(raw) * 8 == place.n_bits
             maps = place.unpack(raw)
@@ -455,19 +455,34 @@ def test_inputs_are_packed_as_the_network_has_them(seed: int) -> None:
                 maps = (maps * (128 >> np.arange(N_PLANES))[:, None, None, None]).sum(axis=0)
                 sample = rounded(image, net.pixel_bits)
             assert np.array_equal(maps, sample)
-        assert second.start >= max(p.start + p.n_bits for p in program.placements.values())
-        assert second.start + second.n_bits <= 8 * program.spike_bytes
+        end = max(p.start + p.n_bits for p in program.placements.values())
+        for place in program.inputs[1:]:
+            assert place.start >= end
+            end = place.start + place.n_bits
+        assert end <= 8 * program.spike_bytes
 
 
-def test_one_buffer_where_there_is_no_room_for_two() -> None:
+def test_there_are_as_many_input_buffers_as_fit() -> None:
+    """Check programs for devices whose spike memory or weight memory lacks room for one buffer
+    more than the program has. A program with a single buffer needs no spare room."""
     net = network(conv((1, 1, 1, 16, 16, 3, 3)))
-    two = compile_network(net, CONFIG)
-    assert len(two.inputs) == len(two.entries) == 2
-    n_bytes_ = two.spike_bytes - two.inputs[1].n_bits // 8
-    n_bytes_ = -(-n_bytes_ // 8) * 8
-    one = compile_network(net, replace(CONFIG, spike_bytes=n_bytes_))
-    assert len(one.inputs) == len(one.entries) == 1
-    check_program(net, one)
+    most = compile_network(net, CONFIG)
+    assert len(most.inputs) == len(most.entries) == N_INPUTS
+    buffer_bytes = most.inputs[1].n_rows
+    buffer_rows = len(net.layers) * descriptor_rows(CONFIG)
+    n_rows = most.usage()["weight"][0]
+    for n in range(N_INPUTS - 1, 0, -1):
+        n_less = N_INPUTS - n
+        spike_bytes = -(-(most.spike_bytes - n_less * buffer_bytes) // 8) * 8
+        short_of_rows = replace(CONFIG, weight_depth=n_rows - n_less * buffer_rows)
+        for config in (replace(CONFIG, spike_bytes=spike_bytes), short_of_rows):
+            program = compile_network(net, config)
+            assert len(program.inputs) == len(program.entries) == n
+            check_program(net, program)
+    with pytest.raises(FitError, match=f"weight needs {n_rows - (N_INPUTS - 1) * buffer_rows} of"):
+        compile_network(
+            net, replace(CONFIG, weight_depth=n_rows - (N_INPUTS - 1) * buffer_rows - 1)
+        )
 
 
 def test_an_encoder_that_the_device_cannot_compute_is_the_hosts() -> None:
@@ -563,9 +578,9 @@ def test_descriptors_follow_the_weights() -> None:
     program = compile_network(network(conv((1, 1, 1, 16, 16, 3, 3))), CONFIG)
     n_weights = sum(plan.weight_rows for plan in program.layers)
     per_run = 2 * descriptor_rows(CONFIG)
-    assert program.entries == (n_weights, n_weights + per_run)
+    assert program.entries == tuple(n_weights + n * per_run for n in range(N_INPUTS))
     rows = rows_of(program, Space.WEIGHT)
-    assert len(rows) == n_weights + 2 * per_run
+    assert len(rows) == n_weights + N_INPUTS * per_run
     assert descriptor_rows(CONFIG) == -(-n_bytes(Descriptor) // 16)
 
 
@@ -675,6 +690,7 @@ def test_a_program_says_what_it_takes(build: Config) -> None:
     usage = program.usage()
     assert set(usage) == {"weight", "param", "spike"}
     assert all(0 < used <= available for used, available in usage.values())
-    n_rows = sum(plan.weight_rows for plan in program.layers) + 4 * descriptor_rows(build)
+    n_rows = sum(plan.weight_rows for plan in program.layers)
+    n_rows += len(program.inputs) * 2 * descriptor_rows(build)
     assert usage["weight"] == (n_rows, build.weight_depth)
     assert usage["param"][1] == build.n_param_rows

@@ -11,7 +11,7 @@ import pytest
 
 from hw.spec import N_LEVELS
 from sw.compile import placement
-from sw.compile.compiler import compile_network
+from sw.compile.compiler import N_INPUTS, compile_network
 from sw.compile.placement import series_of_maps
 from sw.compile.program import FitError
 from sw.network.network import INPUT, Layer, Network
@@ -147,30 +147,33 @@ def test_many_maps_without_an_even_order_are_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_a_stage_of_sums_runs_from_both_inputs(stacked: bool) -> None:
-    """Check that all maps of a sum that includes the input map have two regions of memory.
+def test_a_stage_of_sums_runs_from_every_input(stacked: bool) -> None:
+    """Check that all maps of a sum that includes the input map have a region for each input buffer.
 
-    A program has two input buffers, and a layer reads the maps of a sum at equal distances; so the
-    other maps must move together with the input map.
+    A layer reads the maps of a sum at equal distances; so the other maps must move together with
+    the input map.
     """
     net = residual(3, stacked=stacked)
     (one, two) = check(with_rates(net, 1), [build(1), build(4)])
     for program in (one, two):
         assert program.moved == (INPUT, "c0", "c1", "c2")
-        first, second = program.places(0), program.places(1)
+        first = program.places(0)
         starts = [first[name].start for name in program.moved]
         assert set(np.diff(starts)) == {first[INPUT].n_bits}
-        assert all(second[n].start - first[n].start == 4 * first[n].n_bits + first["last"].n_bits
-                   for n in program.moved)  # fmt: skip
-        assert second["last"] == first["last"]
+        assert len(program.inputs) == N_INPUTS
+        for n in range(1, N_INPUTS):
+            later = program.places(n)
+            offset = n * 4 * first[INPUT].n_bits + first["last"].n_bits
+            assert all(later[m].start - first[m].start == offset for m in program.moved)
+            assert later["last"] == first["last"]
 
 
-def test_one_region_where_there_is_no_room_for_two_sums() -> None:
+def test_one_region_less_where_there_is_no_room_for_all_sums() -> None:
     net = residual(3)
     spike_bytes = compile_network(net, CONFIG).spike_bytes
     config = replace(CONFIG, spike_bytes=-(-spike_bytes // 8) * 8 - 8)
     (program,) = check(net, [config])
-    assert len(program.inputs) == 1
+    assert len(program.inputs) == N_INPUTS - 1
 
 
 def test_a_sum_takes_one_level() -> None:

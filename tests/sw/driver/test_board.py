@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hw.boards.configs import CONFIGS
-from hw.protocol import REPLY, Opcode, Space
+from hw.protocol import REPLY, LayerCounters, Opcode, Space, n_bytes
 from sw.compile.compiler import compile_network
 from sw.compile.program import PIXELS, FitError
 from sw.driver.board import Board
@@ -25,6 +25,7 @@ from sw.driver.errors import (
 )
 from sw.driver.group import BoardGroup
 from sw.driver.loading import exported_for_another, load_bytes
+from sw.driver.pipeline import Pipeline
 from sw.driver.results import Results
 from sw.driver.session import classify
 from sw.network import encoder
@@ -479,6 +480,43 @@ def test_announcement_of_a_later_run_shows_that_an_earlier_one_was_lost() -> Non
     device.gateware.n_done_lost = 1
     np.testing.assert_array_equal(board.infer(samples), expected)
     assert device.n_computed == 4 + 5 and not device.transport.counters.n_recoveries
+
+
+def test_a_run_is_requested_before_the_next_input_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Check the order of requests: on the line, a run's request must not wait behind an input."""
+    order: list[str] = []
+    for name, request in (("_write", Pipeline._write), ("_run", Pipeline._run)):
+
+        def noted(self: Pipeline, job: Any, name: str = name, request: Any = request) -> None:
+            order.append(name)
+            request(self, job)
+
+        monkeypatch.setattr(Pipeline, name, noted)
+    network = random_network(3)
+    board = loaded(network)
+    assert len(board.program.inputs) == 3
+    n_samples = 7
+    list(board.stream(random_input(network, np.random.default_rng(3), n_samples)))
+    assert order == ["_write", "_run"] * n_samples
+
+
+def test_results_without_counters_are_shorter_and_otherwise_the_same() -> None:
+    network = random_network(11, n_layers=3)
+    board = loaded(network)
+    images = random_input(network, np.random.default_rng(4), 3)
+    full, short = (list(board.stream(images, counters=asked)) for asked in (True, False))
+    for one, other in zip(full, short, strict=True):
+        assert one.counters and not other.counters
+        assert np.array_equal(one.logits, other.logits) and one.n_cycles == other.n_cycles
+        assert one.work is not None and other.work is not None
+        n_less = one.work.n_bytes_done - other.work.n_bytes_done
+        assert n_less >= 3 * n_bytes(LayerCounters) - 4, "fewer bytes may need escapes"
+    results = Results(network="", sha256="", board="", clk_hz=1, n_requested=3)
+    classify(board, network, images, results, checked="spikes", counters=False)
+    assert not results.mismatches and results.n_done == 3
+    assert results.layers == {} and results.to_dict()["energy_pj"] is None
 
 
 def test_outcomes_do_not_wait_for_samples_that_are_not_available_yet() -> None:

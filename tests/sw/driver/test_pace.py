@@ -28,8 +28,9 @@ WORK = Work(n_bytes_out=300, n_bytes_acks=10, n_bytes_done=50, n_cycles=100)
     [
         ({}, 2, 300),  # the line to the board is always busy
         ({"n_cycles": 600}, 2, 600),  # the core is always busy
-        ({"n_bytes_done": 700}, 2, 710),  # the line from the board is always busy
-        ({"n_cycles": 280, "n_bytes_done": 100}, 2, 340),  # two buffers: half of the round trip
+        ({"n_bytes_done": 700}, 2, 800),  # an input that comes during an announcement waits
+        ({"n_cycles": 280, "n_bytes_done": 100}, 2, 380),  # and here, too
+        ({"n_cycles": 280, "n_bytes_done": 100}, 3, 300),  # with three, the line is always busy
         ({}, 1, 450),  # one buffer: nothing overlaps
     ],
 )
@@ -38,7 +39,7 @@ def test_the_slowest_of_line_core_and_buffers_counts(
 ) -> None:
     work = replace(WORK, **changes)
     speed = images_per_s([work], baud=10, clk_hz=1, n_buffers=n_buffers)
-    assert 1 / speed == pytest.approx(seconds)
+    assert 1 / speed == pytest.approx(seconds, rel=0.005)
 
 
 def test_samples_that_differ_wait_for_each_other() -> None:
