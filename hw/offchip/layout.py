@@ -26,7 +26,7 @@ MAX_BURST = 8
 
 
 class Place(NamedTuple):
-    """Position of a row in an SDRAM."""
+    """Position of a row of weights in an SDRAM."""
 
     bank: int
     page: int

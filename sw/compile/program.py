@@ -282,7 +282,8 @@ class Program:
     def places(self, buffer: int) -> dict[str, Placement]:
         """Return the regions of all maps, by name, in an inference on ``inputs[buffer]``.
 
-        They are ``placements``, except that the maps ``moved`` lie elsewhere unless ``buffer`` is 0.
+        They are ``placements``, except that the maps ``moved`` lie elsewhere unless ``buffer`` is
+        0.
         """
         offset = self.inputs[buffer].start - self.inputs[0].start
         return {

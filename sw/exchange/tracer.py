@@ -27,9 +27,9 @@ class _Proxy(fx.Proxy):
     own.
 
     torch's symbol records ``x += y`` in the same way as ``x + y``. Unlike torch's, this symbol also
-    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the first axis
-    of the input, or of a stack, it can be used as a number: the number of timesteps. The input's
-    number of axes, if it is known, is a number, too, as in ``if x.dim() == 4``.
+    allows loops such as ``for t in range(x.size(0))``. If it stands for the length of the first
+    axis of the input, or of a stack, it can be used as a number: the number of timesteps. The
+    input's number of axes, if it is known, is a number, too, as in ``if x.dim() == 4``.
     """
 
     def __getattr__(self, name: str) -> Any:

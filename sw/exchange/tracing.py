@@ -153,7 +153,7 @@ class _Reader:
     problems: dict[str, str] = field(default_factory=dict)
     stand_ins: set[fx.Node] = field(default_factory=set)
     """Calls and operations that cannot be mapped, and operations that cannot be mapped because they
-    use the results of such calls. The operations of the second kind are not reported as problems."""
+    use the results of such calls. Operations of the second kind are not reported as problems."""
 
     def __post_init__(self) -> None:
         sequences = "m" in self.tracer.modes.values()

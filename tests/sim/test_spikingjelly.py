@@ -124,8 +124,9 @@ class AddingBlock(nn.Module):
 
 
 class Adding(nn.Module):
-    """Network with two kinds of residual block: two blocks add the input currents of their last
-    neurons, two others add spikes."""
+    """Network with two kinds of residual block. In the first two blocks, the sum of branch and
+    shortcut is the input current of the last neurons; in the other two, the spikes of branch and
+    shortcut are added."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ from tests.streams import get, put, refuses, simulate, stays_valid
 @pytest.mark.parametrize("always_ready", [False, True])
 @pytest.mark.parametrize("stalls", ((0.0, 0.0), (0.0, 0.6), (0.6, 0.0), (0.3, 0.3)))
 def test_entries_come_out_in_order(stalls, always_ready):
-    """Check order and number of entries for a queue that refuses entries when full, and for one
-    that does not."""
+    """Check order and number of entries, for a queue that refuses entries when full, and for one
+    that never refuses any (``always_ready``), which is large enough here not to become full."""
     rng = random.Random(1)
     dut = Queue(8, 512 if always_ready else 8, always_ready=always_ready)
     sent = list(rng.randbytes(300))

@@ -508,8 +508,9 @@ def loops(net: nn.Module) -> Recorded:
     return Recorded(found.output, {k.removeprefix("net."): v for k, v in found.spikes.items()})
 
 
-def event_networks(beta: float) -> dict[str, tuple[nn.Module, Shape, bool]]:
-    """Return the networks of three more tutorials of snnTorch, with fewer neurons, by name."""
+def tutorial_networks(beta: float) -> dict[str, tuple[nn.Module, Shape, bool]]:
+    """Return the networks of three tutorials of snnTorch, with fewer neurons, by name: each with
+    the shape of its input, and whether its input is binary frames; otherwise it is images."""
 
     def fires(**options: Any) -> nn.Module:
         return snntorch.Leaky(beta=beta, init_hidden=True, threshold=0.3, **options)
@@ -533,10 +534,10 @@ def event_networks(beta: float) -> dict[str, tuple[nn.Module, Shape, bool]]:
     }
 
 
-@pytest.mark.parametrize("name", event_networks(0.5))
+@pytest.mark.parametrize("name", tutorial_networks(0.5))
 def test_more_tutorials_of_snntorch(name: str) -> None:
     for beta in (0.9375, 0.95):
-        net, shape, frames = event_networks(beta)[name]
+        net, shape, frames = tutorial_networks(beta)[name]
         net = lived_in(net, 2)
         if beta == 0.95:
             near(net, shape, frames, snntorch.SpikingNeuron, snn_utils.reset)
