@@ -314,7 +314,10 @@ class Extension(data.Struct):
     offchip_depth: 32
     offchip_row_cycles: 8
     packed_writes: 8
-    reserved: 80
+    weight_registers: 8
+    half_rows: 8
+    direct_timesteps: 8
+    reserved: 56
 
 
 class LayerCounters(data.Struct):

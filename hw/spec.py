@@ -96,9 +96,13 @@ memory are allowed or stopped accordingly. Banks read only while their queues ha
 QUEUE_LATENCY = 2
 """Number of cycles from writing an entry to an empty queue until the entry can be read."""
 
-LANES_LATENCY = 7
+WEIGHT_LATENCY = 3
+"""Number of cycles from an active input until its row of weights has been read, on a device without
+:attr:`Config.weight_registers`."""
+
+LANES_LATENCY = WEIGHT_LATENCY + 4
 """Number of cycles from the last active input of a job in the scanner until the job's sums are
-available to the fire unit."""
+available to the fire unit, on a device without :attr:`Config.weight_registers`."""
 
 FIRE_LATENCY = 4
 """Number of cycles from stage B0 of the fire unit's pipeline, the cycle before parameters and sums
@@ -384,6 +388,17 @@ class Config:
     packed_writes: int = field(default=0, metadata={"since": 4})
     """1 if the device takes rows in packed form, in which zeros cost little
     (:func:`hw.protocol.pack_zeros`); 0 leaves that logic out."""
+    weight_registers: int = field(default=0, metadata={"since": 4})
+    """Number of registers between the block RAMs of the weights and the register of the row that
+    was read; each delays the rows by a cycle. The first is part of the block RAMs on an ECP5, so
+    that a row may come from farther away."""
+    half_rows: int = field(default=0, metadata={"since": 4})
+    """1 if a row of weight memory may hold two rows of a layer that has at most ``lanes / 2``
+    output channels (:attr:`half_row`); 0 leaves that logic out."""
+    direct_timesteps: int = field(default=0, metadata={"since": 4})
+    """1 if the timesteps of a layer that reads pixels go directly to the fire unit. They have no
+    inputs, so that they need neither a read of spike memory nor the banks. With 0 they pass through
+    the banks as jobs without a spike."""
     membrane_slots: int = 32
     """Number of membrane slots. A slot stores the membranes of one output position and group of
     output channels, so that the timesteps of several positions or groups can be computed in turns.
@@ -485,6 +500,35 @@ class Config:
         )
         check(self.pixels in (0, 1), "pixels", "use 0 or 1")
         check(self.packed_writes in (0, 1), "packed_writes", "use 0 or 1")
+        check(
+            self.weight_registers == 0
+            or (self.weight_registers <= 8 and self.sum_queue > 0 and not self.offchip_depth),
+            "weight_registers",
+            "use 0, or up to 8 on a device with a queue of sums and without offchip_depth",
+        )
+        check(
+            self.half_rows == 0
+            or (
+                self.half_rows == 1
+                and self.sum_queue > 0
+                and not self.offchip_depth
+                and self.weight_depth <= 1 << (OFFCHIP_WEIGHT_BITS - 2)
+            ),
+            "half_rows",
+            "use 0, or 1 on a device with a queue of sums, without offchip_depth and with a "
+            f"weight_depth of at most {1 << (OFFCHIP_WEIGHT_BITS - 2)}",
+        )
+        check(
+            self.direct_timesteps == 0
+            or (
+                self.direct_timesteps == 1
+                and self.pixels == 1
+                and self.sum_queue > 0
+                and not self.offchip_depth
+            ),
+            "direct_timesteps",
+            "use 0, or 1 on a device with pixels and a queue of sums, without offchip_depth",
+        )
         check(1 <= self.count_bits <= 12, "count_bits", "use 1 to 12")
         check(
             self.max_layers * self.counter_rows < 256,
@@ -585,6 +629,29 @@ class Config:
         return 3 if self.banks == 1 else 3 + self.banks
 
     @property
+    def weight_latency(self) -> int:
+        """Number of cycles from an active input in a bank until its row of weights has been
+        read."""
+        return WEIGHT_LATENCY + self.weight_registers
+
+    @property
+    def lanes_latency(self) -> int:
+        """Number of cycles from the last active input of an output position in the scanner until
+        its sums are available to the fire unit."""
+        return LANES_LATENCY + self.weight_registers
+
+    @property
+    def half_row(self) -> int:
+        """Highest bit of the address of a row of weights on a device with ``half_rows``; 0 on
+        others.
+
+        An address with this bit counts halves of rows: half ``n`` is in row ``n // 2``, in its
+        lower lanes if ``n`` is even and in its upper ones if ``n`` is odd. The lower lanes add the
+        weights of the half that is read.
+        """
+        return self.half_rows << ((self.weight_depth - 1).bit_length() + 1)
+
+    @property
     def layer_cycles(self) -> int:
         """Number of cycles that every layer takes in addition to those for its jobs and for loading
         its descriptor.
@@ -592,7 +659,7 @@ class Config:
         They go into filling and draining the pipeline. Loading a descriptor
         (:class:`hw.protocol.Descriptor`) takes a cycle for each of its words.
         """
-        return 15 if self.banks == 1 else 15 + 2 * self.banks
+        return 15 + 2 * self.weight_registers + (2 * self.banks if self.banks > 1 else 0)
 
     @property
     def identity_depth(self) -> int:

@@ -46,7 +46,10 @@ _TABLES = {
 }
 """Keys that each table of a board file may have, by the table's name. The name ``""`` stands for
 keys outside tables."""
-_MAY_BE_ZERO = {"sum_queue", "pixels", "packed_writes"}
+_MAY_BE_ZERO = {
+    *("sum_queue", "pixels", "packed_writes"),
+    *("weight_registers", "half_rows", "direct_timesteps"),
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,15}")
 _PIN = re.compile(r"[A-Za-z0-9_]{1,16}")
 _WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")

@@ -131,7 +131,7 @@ class Bank(wiring.Component):
         )
 
         # The host's reads: a word that has been selected, or a granule that is on the window.
-        n_waiting = WeightMemory.LATENCY
+        n_waiting = config.weight_latency
         waits = Signal(n_waiting)
         m.d.sync += waits.eq(Cat(self.word.valid, waits[:-1]))
         m.d.comb += [

@@ -150,15 +150,33 @@ class FireUnit(wiring.Component):
         wait = Signal(range(max(self._config.fire_beats, self._config.membrane_latency)))
         next_free = Signal()
         m.d.sync += next_free.eq(h.spacing <= 1)
-        may_begin = free & self.jobs.valid & self.sums.available
+        has_sums = self._has_sums()
+        available = self.sums.available
+        if has_sums is not None:
+            available |= ~has_sums
+        may_begin = free & self.jobs.valid & available
         if self._config.offchip_depth:
             may_begin &= self.params_ready | ~self.jobs.p.param[-1]
-        m.d.comb += [begin.eq(may_begin), self.sums.begin.eq(begin)]
+        m.d.comb += [
+            begin.eq(may_begin),
+            self.sums.begin.eq(begin if has_sums is None else begin & has_sums),
+        ]
         with m.If(begin):
             m.d.sync += [free.eq(next_free), wait.eq(h.spacing - 2)]
         with m.Elif(~free):
             m.d.sync += [free.eq(wait == 0), wait.eq(wait - 1)]
         return begin
+
+    def _has_sums(self) -> Value | None:
+        """Return whether the banks have sums for the next job; None if they have for every job.
+
+        They have none for a timestep that goes directly to the fire unit
+        (:attr:`hw.spec.Config.direct_timesteps`).
+        """
+        if not self._config.direct_timesteps:
+            return None
+        phase = self.jobs.p.phase
+        return (phase != Phase.FIRST) & (phase != Phase.LATER)
 
     def _ask(self, m: Module, begin: Value) -> _Beat:
         """Request parameters and sums beat by beat, at stage A; return the beat at stage B0.
@@ -169,12 +187,13 @@ class FireUnit(wiring.Component):
         config, head = self._config, self.jobs.p
         index = Signal(range(max(config.fire_beats, 2)))
         continues, active, last = Signal(), Signal(), Signal()
+        has_sums = self._has_sums()
         m.d.comb += [
             active.eq(begin | continues),
             last.eq(active & (index == self.header.last_beat)),
             self.jobs.ready.eq(last),
             self.sums.beat.eq(index),
-            self.sums.last.eq(last),
+            self.sums.last.eq(last if has_sums is None else last & has_sums),
             self.sums.plane.eq(head.phase == Phase.PLANE),
             self.param_row.eq(head.param + index),
             self.param_en.eq(active),

@@ -51,6 +51,7 @@ def address_widths(config: Config) -> dict[str, int]:
     """
     granule = (config.spike_bytes - 1).bit_length()
     weight, param = (config.weight_depth - 1).bit_length(), (config.param_depth - 1).bit_length()
+    weight += 2 * config.half_rows  # the half of the row, and whether the address counts halves
     if config.offchip_depth:
         weight, param = OFFCHIP_WEIGHT_BITS, OFFCHIP_PARAM_BITS
     return {
@@ -99,7 +100,11 @@ class LoopNest(wiring.Component):
     iterations of level ``i``. The host computes these increments, so that one adder per address is
     enough. A level with a stride of 0 uses the same address in all of its iterations. The first
     words of the header have the layout of a level; they hold the addresses of the first iteration,
-    as increments from 0. ::
+    as increments from 0.
+
+    With :attr:`hw.spec.Config.direct_timesteps`, a job of the phases ``FIRST`` and ``LATER`` has a
+    single iteration: the levels of the job do not advance. The host's increments take that into
+    account. ::
 
         N0 counters: find the level     N1 flags registered,     N2 addresses and flags of the
            that advances (one-hot)         increments read          iteration out
@@ -180,26 +185,32 @@ class LoopNest(wiring.Component):
         count = [unreset(count_bits, f"count{i}") for i in range(N_LEVELS)]
         zero, last, single = (unreset(N_LEVELS) for _ in range(3))
         m.d.sync += single.eq(Cat(value == 0 for value in limit))
+        ended = last
+        direct = Signal()  # the iteration is of a timestep after bit-planes
+        if self._config.direct_timesteps:
+            # A job that goes directly to the fire unit has one step.
+            ended = Signal(N_LEVELS)
+            m.d.comb += ended.eq(last | Mux(direct, self.header.job_levels, 0))
         advance = Signal()
         m.d.comb += [
             proceed.eq(~self.steps.valid | self.steps.ready),
             advance.eq(running & proceed),
         ]
         moving = Signal(N_LEVELS)  # one-hot: the innermost level that is not in its last iteration
-        m.d.comb += moving.eq(~last & (last + 1))
+        m.d.comb += moving.eq(~ended & (ended + 1))
         begin = Signal()
         m.d.sync += begin.eq(self.start & ~running)
         with m.If(begin):
             m.d.sync += [running.eq(1), zero.eq(-1), last.eq(single)]
             m.d.sync += [count[i].eq(limit[i]) for i in range(N_LEVELS)]
         with m.Elif(advance):
-            with m.If(last.all()):
+            with m.If(ended.all()):
                 m.d.sync += running.eq(0)
             for i in range(N_LEVELS):
                 with m.If(moving[i]):
                     m.d.sync += [count[i].eq(count[i] - 1), last[i].eq(count[i] == 1)]
                     m.d.sync += zero[i].eq(0)
-                with m.If(last[: i + 1].all()):
+                with m.If(ended[: i + 1].all()):
                     m.d.sync += [count[i].eq(limit[i]), last[i].eq(single[i]), zero[i].eq(1)]
 
         # N1: the level whose increments lead to the next iteration, and the flags of this one.
@@ -217,13 +228,13 @@ class LoopNest(wiring.Component):
 
         def at_last(levels: Value) -> Value:
             """Return whether every level in the mask ``levels`` is in its last iteration."""
-            return (last | ~levels).all()
+            return (ended | ~levels).all()
 
         with m.If(proceed):
             m.d.sync += [
                 flags_valid.eq(advance),
                 flags.last.eq(at_last(h.job_levels)),
-                flags.end.eq(last.all()),
+                flags.end.eq(ended.all()),
                 flags.cut.eq(last[0]),
                 flags.fresh.eq(at_first(h.time_levels)),
                 flags.pool_first.eq(at_first(h.pool_levels)),
@@ -239,8 +250,12 @@ class LoopNest(wiring.Component):
             outside = ~(outer | (outer - 1))
             with m.If(begin | (advance & (moving & outside).any())):
                 m.d.sync += n_planes.eq(0)
+                if self._config.direct_timesteps:
+                    m.d.sync += direct.eq(0)
             with m.Elif(advance & (moving & h.time_levels).any() & (n_planes != n_first + 1)):
                 m.d.sync += n_planes.eq(n_planes + 1)
+                if self._config.direct_timesteps:
+                    m.d.sync += direct.eq(h.pixels & (n_planes >= n_first - 1))
             phase = Mux(
                 n_planes < n_first,
                 Phase.PLANE,

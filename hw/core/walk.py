@@ -85,6 +85,9 @@ class Walk(wiring.Component):
     needs. In a layer with a gate, each job takes one more slot to read them: the one after its last
     chunk.
 
+    With :attr:`hw.spec.Config.direct_timesteps`, the timesteps of a layer that reads pixels are
+    queued for the fire unit without a read, one per cycle. Such a layer has no gate.
+
     Members
     -------
     steps : iterations of the loop nest, see :func:`hw.core.nest.step_layout`.
@@ -133,20 +136,28 @@ class Walk(wiring.Component):
                 slot.host.eq(self.granules.p.banks),
                 slot.bit.eq(Cat(first_bit, self.granules.p.granule)),
             ]
-        with m.Elif(self.room & job_room):
-            m.d.comb += [slot.chunk.eq(self.steps.valid), slot.gather.eq(1)]
-            m.d.comb += slot.bit.eq(step.source)
         # In a layer of pixels, only bit-planes have inputs; the timesteps after them have none.
         after_planes = (step.phase == Phase.FIRST) | (step.phase == Phase.LATER)
+        reads = self.steps.valid
+        if self._config.direct_timesteps:
+            direct = reads & after_planes & job_room
+            reads = reads & ~after_planes
+        with m.Elif(self.room & job_room):
+            m.d.comb += [slot.chunk.eq(reads), slot.gather.eq(1)]
+            m.d.comb += slot.bit.eq(step.source)
+        taken = identity_slot | (slot.chunk & ~(step.last & self.gated))
+        queued = slot.chunk & step.last
+        if self._config.direct_timesteps:
+            taken, queued = taken | direct, queued | direct
         m.d.comb += [
-            self.steps.ready.eq(identity_slot | (slot.chunk & ~(step.last & self.gated))),
+            self.steps.ready.eq(taken),
             slot.silent.eq(after_planes),
             *(slot[name].eq(step[name]) for name in ("weight", "cut", "last", "tail")),
         ]
 
         job = jobs.i.p
         m.d.comb += [
-            jobs.i.valid.eq(slot.chunk & step.last),
+            jobs.i.valid.eq(queued),
             *(job[name].eq(step[name]) for name in _JOB_FIELDS),
             # A bit-plane writes no spikes.
             job.pool_last.eq(step.pool_last & (step.phase != Phase.PLANE)),

@@ -7,7 +7,18 @@ is read.
 
 from collections.abc import Sequence
 
-from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Mux, ResetInserter, Signal
+from amaranth import (
+    Array,
+    Cat,
+    ClockSignal,
+    Const,
+    Instance,
+    Module,
+    Mux,
+    ResetInserter,
+    Signal,
+    Value,
+)
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -61,6 +72,18 @@ def row_write_layout(config: Config) -> data.StructLayout:
     )
 
 
+def row_of(weight: Value, config: Config) -> Value:
+    """Return the row of weight memory that contains the row of weights at the address ``weight``.
+
+    It is that row itself, unless the address counts halves of rows
+    (:attr:`hw.spec.Config.half_row`).
+    """
+    if not config.half_rows:
+        return weight
+    n_bits = (config.weight_depth - 1).bit_length()
+    return Mux(weight[-1], weight[1 : 1 + n_bits], weight[:n_bits])
+
+
 class WeightMemory(wiring.Component):
     """Read the row of weights of each event (active input), from a memory of ``weight_depth`` rows.
 
@@ -75,23 +98,21 @@ class WeightMemory(wiring.Component):
 
         W0 address registered    W1 block RAM read    W2 block RAM chosen, row registered
 
+    With :attr:`hw.spec.Config.weight_registers`, as many registers lie between W1 and W2.
+
     Members
     -------
     events : events of the scanner (:mod:`hw.core.scan`), taken whenever the pipeline advances.
     rows : the same events, with their weights, in order. The pipeline advances in each cycle in
         which ``rows.ready`` is high.
     word : word to read for the descriptor loader or the host, while there are no events.
-    word_data : the word that was requested :attr:`LATENCY` cycles before.
+    word_data : the word that was requested :attr:`hw.spec.Config.weight_latency` cycles before.
     write : rows to write.
     offchip : rows of weights from memory outside the FPGA, on devices that have it. They replace
         the output of the last stage; while one arrives, no event may be in the pipeline. Without a
         row, all payload bits are 0.
     aborted : drop the events in the pipeline.
     """
-
-    LATENCY = 3
-    """Number of cycles from an event (an active input) to its row of weights, if the pipeline does
-    not stall."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -110,7 +131,7 @@ class WeightMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, event, word, write = self._config, self.events.p, self.word.p, self.write.p
-        row_bits = config.lanes * config.weight_bits
+        row_bits, latency = config.lanes * config.weight_bits, config.weight_latency
         move = self.rows.ready
         adds, row = Signal(), Signal(row_bits)
         read_row, read_en = Signal.like(word.row), Signal()
@@ -118,7 +139,7 @@ class WeightMemory(wiring.Component):
             self.events.ready.eq(move),
             adds.eq(self.events.valid & event.add),
             read_en.eq(adds | self.word.valid),
-            read_row.eq(Mux(self.word.valid, word.row, event.weight)),
+            read_row.eq(Mux(self.word.valid, word.row, row_of(event.weight, config))),
             self.rows.p.weights.eq(row),
         ]
         # What is under way, which an abort drops.
@@ -127,7 +148,7 @@ class WeightMemory(wiring.Component):
         flags = delayed(
             under_way,
             Cat(self.events.valid, adds, event.last & self.events.valid),
-            self.LATENCY - 1,
+            latency - 1,
             move,
             reset=True,
         )
@@ -137,13 +158,13 @@ class WeightMemory(wiring.Component):
         m.d.comb += [
             Cat(self.rows.valid, self.rows.p.add, self.rows.p.last).eq(flags),
         ]
-        index = delayed(m, word.word, self.LATENCY)
+        index = delayed(m, word.word, latency)
         words = [row.word_select(n, WORD_BITS) for n in range(row_bits // WORD_BITS)]
         m.d.comb += self.word_data.eq(Array(words)[index] if len(words) > 1 else row)
         if has_spram(platform):
             # The output of an SPRAM comes early in a cycle, so that the address, which has fewer
             # bits, is delayed instead of the data.
-            read = delayed(m, Cat(read_en, read_row), self.LATENCY - 1, move)
+            read = delayed(m, Cat(read_en, read_row), latency - 1, move)
             m.submodules.spram = spram = SpramRows(config)
             m.d.comb += [
                 spram.row.eq(Mux(self.write.valid, write.row, read[1:])),
@@ -157,15 +178,22 @@ class WeightMemory(wiring.Component):
                     m.d.comb += self.rows.p.weights.eq(0)
             return m
         shapes = BLOCK_RAM_SHAPES if has_block_ram_shapes(platform) else None
+        read_data, write_data = Value.cast(row), Value.cast(write.data)
+        if config.half_rows:
+            # Bits that are at the same place in both halves of a row are stored side by side.
+            places = [half + n for n in range(row_bits // 2) for half in (0, row_bits // 2)]
+            read_data, write_data = (Cat(d[n] for n in places) for d in (read_data, write_data))
         width = GROUP_BITS if shapes else row_bits
         for first in range(0, row_bits, width):
             bits = slice(first, first + width)
             group = BlockRows(
                 config.weight_depth,
-                len(row[bits]),
+                len(read_data[bits]),
                 shapes,
                 first // width,
+                n_registers=config.weight_registers,
                 joined=config.offchip_depth > 0,
+                paired=config.half_rows > 0,
             )
             m.submodules[f"rows{first}"] = group
             if config.offchip_depth:
@@ -174,11 +202,14 @@ class WeightMemory(wiring.Component):
                 group.move.eq(move),
                 group.read_row.eq(read_row),
                 group.read_en.eq(read_en),
-                row[bits].eq(group.read_data),
+                read_data[bits].eq(group.read_data),
                 group.write_row.eq(write.row),
                 group.write_en.eq(self.write.valid),
-                group.write_data.eq(write.data[bits]),
+                group.write_data.eq(write_data[bits]),
             ]
+            if config.half_rows:
+                upper = event.weight[-1] & event.weight[0] & ~self.word.valid
+                m.d.comb += group.read_upper.eq(upper)
         return m
 
 
@@ -242,19 +273,25 @@ class BlockRows(wiring.Component):
     shapes : (depth, width in bits) that a block RAM can have, the deepest first; None leaves the
         shape to synthesis.
     number : index of the group in its row.
+    n_registers : number of registers behind the block RAMs
+        (:attr:`hw.spec.Config.weight_registers`). With ``shapes``, the first one is left out here,
+        because :mod:`hw.tools.netlist` switches on that of the block RAMs.
     joined : add the input ``other``, through which rows from memory outside the FPGA reach the
         output.
+    paired : add the input ``read_upper``, which chooses a half of the row.
 
     Members
     -------
     move : the pipeline that contains this memory advances in this cycle.
     read_row, read_en : row to read, and whether to read in this cycle.
-    read_data : the row, :attr:`WeightMemory.LATENCY` cycles after the request, counting only cycles
-        with ``move``; 0 if there was no request.
+    read_data : the row, :attr:`hw.spec.Config.weight_latency` cycles after the request, counting
+        only cycles with ``move``; 0 if there was no request.
     write_row, write_data, write_en : row to write, its contents, and whether to write in this
         cycle.
     other : only if ``joined``: value that ``read_data`` takes in the next cycle instead of 0 if
         there was no request.
+    read_upper : only if ``paired``: in ``read_data``, each bit with an even index has the value of
+        the bit after it.
     """
 
     def __init__(
@@ -264,12 +301,19 @@ class BlockRows(wiring.Component):
         shapes: Sequence[tuple[int, int]] | None = None,
         number: int = 0,
         *,
+        n_registers: int = 0,
         joined: bool = False,
+        paired: bool = False,
     ):
         self._depth, self._row_bits, self._number = depth, row_bits, number
         self._banks = banks(depth, shapes) if shapes else [(depth, row_bits)]
-        self._joined = joined
-        super().__init__(_ports(depth, row_bits) | ({"other": In(row_bits)} if joined else {}))
+        self._n_registers, self._joined, self._paired = n_registers, joined, paired
+        self._n_in_ram = min(n_registers, 1) if shapes else 0
+        super().__init__(
+            _ports(depth, row_bits)
+            | ({"other": In(row_bits)} if joined else {})
+            | ({"read_upper": In(1)} if paired else {})
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -319,12 +363,19 @@ class BlockRows(wiring.Component):
                     write.en.eq(writes),
                     write.data.eq(bits),
                 ]
-                columns.append(read.data)
+                columns.append(delayed(m, read.data, self._n_registers - self._n_in_ram, self.move))
+            was_read = delayed(m, was_read, self._n_registers, self.move)
             with m.If(was_read | (b == 0)):  # the first bank, unless another one was read
                 m.d.comb += row.eq(Cat(columns))
             first += n_rows
+        if self._paired:
+            upper = delayed(m, self.read_upper, 2 + self._n_registers, self.move)
+            bits = Value.cast(row)
+            row = Cat(
+                bits[n] if n % 2 else Mux(upper, bits[n + 1], bits[n]) for n in range(len(bits))
+            )
         # Silent events leave zeros; resetting a register is free on an ECP5.
-        reads2 = delayed(m, read_en, 1, self.move, reset=True)
+        reads2 = delayed(m, read_en, 1 + self._n_registers, self.move, reset=True)
         with m.If(self.move):
             m.d.sync += self.read_data.eq(row)
             with m.If(~reads2):
@@ -341,8 +392,10 @@ def spram_grid(config: Config) -> tuple[int, int]:
     Raises
     ------
     SpecError
-        The rows need more SPRAMs than the device has.
+        The rows need more SPRAMs than the device has, or the configuration has ``half_rows``.
     """
+    if config.half_rows:
+        raise SpecError("Config.half_rows = 1 is not supported on a device with SPRAM: use 0")
     row_bits = config.lanes * config.weight_bits
     n_columns, n_banks = -(-row_bits // SPRAM_BITS), -(-config.weight_depth // SPRAM_DEPTH)
     if n_columns * n_banks > N_SPRAMS:

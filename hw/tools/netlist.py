@@ -14,6 +14,7 @@ from amaranth.vendor import GowinPlatform, LatticeECP5Platform, LatticeICE40Plat
 
 from hw.boards.configs import config_by_name, has_usb
 from hw.boards.platforms import BoardTop, check_device, target
+from hw.parts.memories import has_block_ram_shapes
 from hw.spec import Config
 from hw.tools.folders import work_dir
 
@@ -29,6 +30,18 @@ written.
 Amaranth's memories return the old row, which would take comparators and multiplexers around every
 block RAM. The device never uses the result of such a read. In simulations the result is zero, so
 that a use would be noticed (:mod:`sim.verilate`).
+"""
+
+OUTPUT_REGISTERS = (
+    "select -set registered t:DP16KD c:*.weights.rows* %i\n"
+    "select -assert-min 1 @registered\n"
+    'setparam -set REGMODE_A "OUTREG" -set REGMODE_B "OUTREG" @registered\n'
+)
+"""Yosys commands that switch on the output registers of the block RAMs of the weights.
+
+Yosys never uses these registers itself. They are part of the block RAM (Lattice FPGA-TN-02204), are
+always enabled, and delay what was read by one cycle, as the register does that
+:class:`hw.core.weights.BlockRows` has in simulations.
 """
 
 CROSSINGS = r"setparam -set COLLISION_X_MASK 1'0 t:$memrd_v2 r:MEMID=*storage %i"
@@ -113,6 +126,11 @@ def _mapping_options(platform: object) -> tuple[str, ...]:
     return "-abc9", "-device u" if platform.device.startswith("iCE40UP") else "-device hx"
 
 
+def has_output_registers(config: Config, platform: object) -> bool:
+    """Return whether the block RAMs of a device's weights use their output registers."""
+    return config.weight_registers > 0 and has_block_ram_shapes(platform)
+
+
 @no_garbage_collection()
 def netlist(board: str, config: Config | None = None) -> Netlist:
     """Elaborate the gateware for a board, and return the input of the tools that build it.
@@ -141,7 +159,8 @@ def netlist(board: str, config: Config | None = None) -> Netlist:
         synth_opts=" ".join(("-run begin:map_luts", *options)),
         # Split nets into single bits: ABC9 of Yosys 0.70 mixes up some names of vectors.
         script_after_synth="splitnets\n"
-        + " ".join((synthesis, "-run map_luts:", *options, "-top", TOP)),
+        + " ".join((synthesis, "-run map_luts:", *options, "-top", TOP))
+        + ("\n" + OUTPUT_REGISTERS) * has_output_registers(config, platform),
         nextpnr_opts="--timing-allow-fail --report report.json"
         + (" --router router2" if isinstance(platform, LatticeECP5Platform) else ""),
     )

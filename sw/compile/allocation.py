@@ -73,7 +73,7 @@ def allocate(
                 layer,
                 header=layer.header
                 | {
-                    "weight": first if inside else OFFCHIP_WEIGHT + first,
+                    "weight": _address(layer, first, config) if inside else OFFCHIP_WEIGHT + first,
                     "param": starts[n],
                 },
                 plan=replace(
@@ -85,6 +85,12 @@ def allocate(
     if config.offchip_depth:
         images[Space.OFFCHIP] = bytes(outside)
     return images, placed
+
+
+def _address(layer: CompiledLayer, row: int, config: Config) -> int:
+    """Return the address of a layer's first row of weights, which begins in row ``row`` of a
+    bank."""
+    return config.half_row + 2 * row if layer.halved else row
 
 
 def _padded(rows: bytes, size: int, stored_bytes: int) -> bytes:

@@ -36,7 +36,6 @@ from hw.spec import (
     FETCH_LATENCY,
     FIRE_LATENCY,
     JOB_ROOM,
-    LANES_LATENCY,
     QUEUE_LATENCY,
     ROOM_LATENCY,
     SUMS_IN_FLIGHT,
@@ -98,6 +97,18 @@ def active_inputs(
         by_level = counts.reshape(source.banks, *plan.counts[::-1])
         np.moveaxis(by_level, -1 - plan.time_level, 0)[plan.n_plane_steps :] = 0
     return counts.reshape(source.banks, plan.n_jobs, -1)
+
+
+def _direct_jobs(plan: LayerPlan, config: Config) -> list[bool]:
+    """Return for each job of a layer, in order, whether it goes directly to the fire unit.
+
+    These are the timesteps of a layer that reads pixels, on a device with
+    :attr:`hw.spec.Config.direct_timesteps`.
+    """
+    direct = np.zeros(plan.counts[::-1], np.bool_)
+    if config.direct_timesteps and plan.n_plane_steps:
+        np.moveaxis(direct, -1 - plan.time_level, 0)[plan.n_plane_steps :] = True
+    return direct.reshape(plan.n_jobs, -1)[:, 0].tolist()
 
 
 class _Queue:
@@ -194,6 +205,7 @@ class _Bank:
         an active input, or the end of a job that has none."""
         self._held = 0
         """Number of active inputs of the chunk that is held back; 0 if none is."""
+        self._lanes_latency = config.lanes_latency
         self._queued = config.sum_queue > 0
         self._released = 1 + (number + 1 if config.banks > 1 else 0)
         """Number of cycles from a job's last cycle in the fire unit until its entry in the bank's
@@ -221,7 +233,7 @@ class _Bank:
         """
         self._scan(self._held, known + 1)
         self._held = 0
-        arrives = self._scanned + LANES_LATENCY
+        arrives = self._scanned + self._lanes_latency
         self._arrives = arrives
         return self._moves.cycle(arrives - 1) + 1
 
@@ -310,7 +322,14 @@ def layer_cycles(plan: LayerPlan, active: NDArray[np.int64], config: Config) -> 
     joins = [config.banks - max(number, 1) for number in range(config.banks)]
     slot = -1
     began = NEVER  # the cycle in which the fire unit began its last job so far
-    for job in active.swapaxes(0, 1).transpose(0, 2, 1).tolist():
+    direct = _direct_jobs(plan, config)
+    for n, job in enumerate(active.swapaxes(0, 1).transpose(0, 2, 1).tolist()):
+        if direct[n]:
+            slot = jobs.ready(slot + 1 - ROOM_LATENCY) + ROOM_LATENCY
+            jobs.came.append(slot)
+            began = max(began + plan.spacing, slot + QUEUE_LATENCY)
+            jobs.went.append(began + plan.n_beats - 1)
+            continue
         for of_banks in job:
             slot += 1
             agreed = 0  # number of queues in a row that have room in the slot

@@ -56,7 +56,7 @@ class Level:
     """Whether the level runs over channel groups."""
 
 
-def increments(levels: Sequence[Level]) -> list[Strides]:
+def increments(levels: Sequence[Level], n_direct: int = 0) -> list[Strides]:
     """Return, for each loop of a nest, how far it moves every address when it advances.
 
     When a loop advances by one iteration, all loops inside it go back to their first iteration. So
@@ -68,27 +68,36 @@ def increments(levels: Sequence[Level]) -> list[Strides]:
     Parameters
     ----------
     levels : the loops of the nest, innermost first.
+    n_direct : number of timesteps whose jobs go directly to the fire unit
+        (:attr:`hw.spec.Config.direct_timesteps`). They come last in the loop over timesteps. The
+        loops inside such a job do not advance, so that its addresses, which nobody uses, fall
+        behind by the distance of these loops. The loops around that over timesteps make up for it.
 
     Returns
     -------
     For each loop, innermost first, one distance per address, which may be negative.
     """
+    names = [field.name for field in fields(Strides)]
     moves = []
-    span = (0,) * len(fields(Strides))
+    span = behind = (0,) * len(names)
+    job_span, n_jobs, in_time = span, 1, True
     for level in levels:
+        if level.is_time:
+            behind = tuple(n_direct * n_jobs * distance for distance in job_span)
         strides = astuple(level.strides)
+        lost = span if in_time else tuple(s - b for s, b in zip(span, behind, strict=True))
         moves.append(
-            Strides(
-                **{
-                    f.name: stride - passed
-                    for f, stride, passed in zip(fields(Strides), strides, span, strict=True)
-                }
-            )
+            Strides(**{n: s - passed for n, s, passed in zip(names, strides, lost, strict=True)})
         )
         span = tuple(
             passed + (level.count - 1) * stride
             for passed, stride in zip(span, strides, strict=True)
         )
+        if level.in_job:
+            job_span = span
+        else:
+            n_jobs *= level.count
+        in_time = in_time and not level.is_time
     return moves
 
 

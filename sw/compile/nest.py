@@ -19,7 +19,7 @@ from hw.spec import GRANULE_BITS, N_LEVELS, N_PLANES, PARAM_BITS, Config, Reset
 from sw.compile.chunks import Chunks, cut_window
 from sw.compile.levels import Level, Strides, Turns, increments, interleaved, interleavings
 from sw.compile.program import FitError, LayerPlan, Placement
-from sw.compile.rows import pack_rows, param_rows, row_strides, weight_rows
+from sw.compile.rows import halved_rows, pack_rows, param_rows, row_strides, weight_rows
 from sw.network.encoder import pixel_max
 from sw.network.network import Layer
 
@@ -97,6 +97,14 @@ class LayerContext:
         return -(-self.layer.n_out // self.config.fire_lanes)
 
     @property
+    def halved(self) -> bool:
+        """Whether two of the layer's rows of weights are stored in one row of weight memory.
+
+        The layer then uses at most half of the lanes.
+        """
+        return self.config.half_rows > 0 and self.layer.n_out <= self.config.lanes // 2
+
+    @property
     def n_plane_steps(self) -> int:
         """Number of iterations of the time loop that come before the first timestep.
 
@@ -105,6 +113,12 @@ class LayerContext:
         is 0 in other layers.
         """
         return N_PLANES // self.config.banks if self.pixels else 0
+
+    @property
+    def n_direct(self) -> int:
+        """Number of timesteps whose jobs go directly to the fire unit, because they have no inputs
+        (:attr:`hw.spec.Config.direct_timesteps`)."""
+        return self.timesteps if self.pixels and self.config.direct_timesteps else 0
 
     @property
     def lane_order(self) -> tuple[int, ...]:
@@ -133,6 +147,9 @@ class CompiledLayer:
     """Rows of weight memory of all banks; row ``r`` is for bank ``r % banks``."""
     params: bytes
     """Rows of parameter memory."""
+    halved: bool
+    """Whether the addresses of the layer's weights count halves of rows
+    (:attr:`hw.spec.Config.half_row`)."""
     job_rows: int
     """Number of rows of weights that a job reads, in all banks together, if all of its inputs
     spike."""
@@ -193,6 +210,7 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
     if lacking is not None:
         raise FitError(lacking)
     weights, params = _weights_of(context), _params_of(context)
+    stored = halved_rows(weights) if context.halved else weights
     geometry = _geometry(context, weights, params)
     chunks = _chunks(context, geometry)
     spacing, levels = _order_jobs(context, geometry, chunks)
@@ -239,7 +257,7 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
         gated=layer.identity is not None,
         n_plane_steps=context.n_plane_steps,
         time_level=levels.index(time) if time in levels else 0,
-        weight_rows=weights.size // config.lanes,
+        weight_rows=stored.size // config.lanes,
         param_rows=params.size // (2 * config.fire_lanes),
     )
     return CompiledLayer(
@@ -247,10 +265,11 @@ def compile_layer(context: LayerContext) -> CompiledLayer:
         header=header,
         levels=[
             {"last": level.count - 1} | vars(moves)
-            for level, moves in zip(levels, increments(levels), strict=True)
+            for level, moves in zip(levels, increments(levels, context.n_direct), strict=True)
         ],
-        weights=pack_rows(weights, config.weight_bits),
+        weights=pack_rows(stored, config.weight_bits),
         params=pack_rows(params, PARAM_BITS),
+        halved=context.halved,
         job_rows=layer.kernel[0] * layer.kernel[1] * len(context.source.order),
     )
 

@@ -87,6 +87,29 @@ def weight_rows(
     return np.ascontiguousarray(flat[..., :run].transpose(1, 2, 3, 0, 5, 7, 8, 6, 4))
 
 
+def halved_rows(rows: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return rows of weights of which only the lower half of the lanes is used, two in each row.
+
+    The lower lanes of row ``n`` of a bank hold row ``2 * n`` of ``rows``, and the upper lanes row
+    ``2 * n + 1`` (:attr:`hw.spec.Config.half_row`). If the number of rows is odd, the last half is
+    0.
+
+    Parameters
+    ----------
+    rows : array whose last two axes are bank and lane (:func:`weight_rows`). All axes before them
+        number the rows of a bank.
+
+    Returns
+    -------
+    Array with the axes (row, bank, lane).
+    """
+    *_, banks, lanes = rows.shape
+    halves = rows.reshape(-1, banks, lanes)[..., : lanes // 2]
+    halves = np.pad(halves, ((0, len(halves) % 2), (0, 0), (0, 0)))
+    pairs = halves.reshape(-1, 2, banks, lanes // 2).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(pairs).reshape(-1, banks, lanes)
+
+
 def param_rows(
     layer: Layer,
     config: Config,

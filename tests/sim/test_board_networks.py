@@ -56,6 +56,9 @@ CONFIGS = {
         chunk_bits=32,
         membrane_slots=8,
         banks=4,
+        weight_registers=1,
+        half_rows=1,
+        direct_timesteps=1,
         **SIZES,
     ),
     "8-bit, 8 banks": Config(

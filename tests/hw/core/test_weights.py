@@ -147,7 +147,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
 
     async def bench(ctx) -> None:
         contents: dict[int, int] = {}
-        under_way: list[dict | None] = [None] * dut.LATENCY
+        under_way: list[dict | None] = [None] * config.weight_latency
         just_written = None
         n_checked = 0
         ctx.set(dut.rows.ready, 1)
@@ -173,7 +173,7 @@ def test_what_is_read_is_what_was_written(config: Config, device: str, monkeypat
             if writes:
                 contents[row] = value
             await ctx.tick()
-            wanted = under_way[-dut.LATENCY]
+            wanted = under_way[-config.weight_latency]
             check_row(ctx, dut, wanted, f"cycle {cycle}")
             n_checked += bool(wanted is not None and wanted["weights"])
         assert n_checked > 40
@@ -202,7 +202,7 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
 
     async def bench(ctx) -> None:
         contents = await write(ctx, dut, used, rng)
-        stages: list[dict | None] = [None] * dut.LATENCY
+        stages: list[dict | None] = [None] * config.weight_latency
         n_aborts = n_rows = 0
         for cycle in range(400):
             aborted, ready, valid = (rng.random() < p for p in (0.06, 0.6, 0.8))
@@ -216,7 +216,7 @@ def test_rows_wait_and_are_dropped(config: Config, device: str, monkeypatch) -> 
             n_rows += ready and stages[-1] is not None
             n_aborts += aborted and None not in stages
             if aborted:
-                stages = [None] * dut.LATENCY
+                stages = [None] * config.weight_latency
             elif ready:
                 weights = contents[event["weight"]] if event["add"] else zeros
                 stages = [event | {"weights": weights} if valid else None, *stages[:-1]]
@@ -240,7 +240,7 @@ def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
         contents = await write(ctx, dut, used, rng)
         ctx.set(dut.rows.ready, 1)
         ctx.set(dut.events.p, {"weight": used[0], "add": 1, "last": 1})  # not valid
-        under_way: list[int | None] = [None] * dut.LATENCY
+        under_way: list[int | None] = [None] * config.weight_latency
         for _ in range(150):
             asks = rng.random() < 0.8
             row, word = rng.choice(used), rng.randrange(n_words)
@@ -250,8 +250,42 @@ def test_words_of_rows(config: Config, device: str, monkeypatch) -> None:
             under_way.append(wanted if asks else None)
             await ctx.tick()
             check_row(ctx, dut, None, "a word")
-            if (wanted := under_way[-dut.LATENCY]) is not None:
+            if (wanted := under_way[-config.weight_latency]) is not None:
                 assert ctx.get(dut.word_data) == wanted
+
+    simulate(fragment, bench)
+
+
+@pytest.mark.parametrize(("device", "n_registers"), [("LFE5U-85F", 0), ("", 2)])
+def test_halves_of_rows(device: str, n_registers: int, monkeypatch) -> None:
+    """Check that an address that counts halves of rows brings its half to the lower lanes, and that
+    any other brings the whole row.
+
+    A row comes later by a cycle for each register.
+    """
+    config = replace(LARGE, half_rows=1, weight_registers=n_registers)
+    dut, fragment = built(config, device, monkeypatch)
+    assert config.weight_latency == 3 + n_registers and config.half_row == 1 << 13
+    rng = random.Random(4)
+    n_bits = config.lanes * config.weight_bits // 2
+    lower = (1 << n_bits) - 1
+    used = rows_to_use(config, rng)
+
+    async def bench(ctx) -> None:
+        contents = await write(ctx, dut, used, rng)
+        ctx.set(dut.rows.ready, 1)
+        under_way: list[dict | None] = [None] * config.weight_latency
+        for cycle in range(150):
+            row, halved, upper, add = rng.choice(used), *(rng.randrange(2) for _ in range(3))
+            weight = config.half_row + 2 * row + upper if halved else row
+            ctx.set(dut.events.valid, 1)
+            ctx.set(dut.events.p, event := {"weight": weight, "add": add, "last": 1, "tail": 0})
+            wanted = contents[row]
+            if halved and upper:
+                wanted = (wanted >> n_bits << n_bits) | (wanted >> n_bits & lower)
+            under_way.append(event | {"weights": wanted * add})
+            await ctx.tick()
+            check_row(ctx, dut, under_way[-config.weight_latency], f"cycle {cycle}")
 
     simulate(fragment, bench)
 
@@ -262,3 +296,5 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     )
     with pytest.raises(SpecError, match="weight_depth = 16385"):
         spram_grid(replace(CONFIG, weight_depth=SPRAM_DEPTH + 1))
+    with pytest.raises(SpecError, match=r"half_rows = 1 is not supported .* use 0"):
+        spram_grid(replace(CONFIG, half_rows=1))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hw.protocol import Descriptor, Space, descriptor_rows, n_bytes, row_bytes
 from hw.spec import GRANULE_BITS, N_PLANES, PIECE_BITS, Config, Gate
 from sw.compile.compiler import N_INPUTS, compile_network
+from sw.compile.levels import Level, Strides, increments
 from sw.compile.program import PIXELS, FitError, Placement, Program
 from sw.network.encoder import InputError, encode, rounded
 from sw.network.network import INPUT, Layer, Network
@@ -694,3 +695,32 @@ def test_a_program_says_what_it_takes(build: Config) -> None:
     n_rows += len(program.inputs) * 2 * descriptor_rows(build)
     assert usage["weight"] == (n_rows, build.weight_depth)
     assert usage["param"][1] == build.n_param_rows
+
+
+def test_addresses_after_timesteps_without_inputs() -> None:
+    """Check the addresses of bit-planes if the loops of a job do not advance in the timesteps after
+    them."""
+    strides = (2, 10, 7, 100, 1000)
+    counts = (3, 2, 4, 3, 2)  # loop in the job, interleaved jobs, timesteps, two loops around them
+    levels = [
+        Level(count=n, strides=Strides(weight=s), in_job=i == 0, is_time=i == 2)
+        for i, (n, s) in enumerate(zip(counts, strides, strict=True))
+    ]
+    n_direct = 3
+    moves = [move.weight for move in increments(levels, n_direct)]
+    index, address, n_planes = [0] * len(counts), 0, 0
+    while True:
+        is_plane = index[2] < counts[2] - n_direct
+        if is_plane:
+            n_planes += 1
+            assert address == sum(i * s for i, s in zip(index, strides, strict=True))
+        at_end = [
+            i == n - 1 or (level.in_job and not is_plane)
+            for i, n, level in zip(index, counts, levels, strict=True)
+        ]
+        if all(at_end):
+            break
+        moving = at_end.index(False)
+        index[: moving + 1] = [*[0] * moving, index[moving] + 1]
+        address += moves[moving]
+    assert n_planes == 3 * 2 * 3 * 2
