@@ -71,8 +71,8 @@ def sequential_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
 
 
 @pytest.fixture
-def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """Import and return two modules of SpikingJelly's residual networks.
+def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ...]]:
+    """Import and return three modules of SpikingJelly's networks.
 
     They import torchvision, only to download weights, so a stand-in takes its place.
     """
@@ -81,9 +81,9 @@ def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, Modul
     stub.load_state_dict_from_url = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, name, stub)
-    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
+    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet, spiking_vgg
 
-    yield sew_resnet, spiking_resnet
+    yield sew_resnet, spiking_resnet, spiking_vgg
 
 
 @dataclass
@@ -362,7 +362,7 @@ def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
 
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "ADD"])
-def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None:
+def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ...]) -> None:
     net = resnets[0].sew_resnet18(cnf=gate, spiking_neuron=neuron.IFNode, num_classes=4)
     layers = {"sn1": "conv1"} | ({"sn2": "conv2"} if gate == "ADD" else {})
     folded = resnet(net, layers)
@@ -370,7 +370,7 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
     assert (gate == "ADD") == (sums.get("layer2.1.conv1") == ("layer2.0.conv2",))
 
 
-def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
+def test_spiking_resnet18(resnets: tuple[ModuleType, ...]) -> None:
     """Check Spiking ResNet-18, whose blocks add their shortcut to the input of the last neurons.
 
     So a layer reads several maps, each with weights of its own; blocks with a stride also need a
@@ -382,6 +382,22 @@ def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
     assert len(added) == 8 and all(layer.stacked for layer in added)
     copies = [layer.name for layer in folded.layers if ".copy" in layer.name]
     assert copies == [f"layer{n}.0.conv2.copy1" for n in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("size", [12, 28])
+def test_spiking_vgg(size: int, resnets: tuple[ModuleType, ...]) -> None:
+    """Check SpikingJelly's VGG with fewer layers and channels, and small matrices behind them.
+
+    Before the matrices, maps of 3 x 3 are enlarged to 7 x 7, and those of 7 x 7 stay.
+    """
+    with torch.device("meta"):  # its own matrices have 119 million weights
+        net = resnets[2].SpikingVGG([4, "M", 5, "M"], True, spiking_neuron=neuron.IFNode)
+    net.classifier = nn.Sequential(layer.Linear(245, 9), neuron.IFNode(), layer.Linear(9, 4))
+    net.features.to_empty(device="cpu")
+    for module in net.features:
+        if isinstance(module, layer.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    jelly(net, (3, size, size), False)
 
 
 def test_transformers_are_refused_by_what_they_contain() -> None:
@@ -760,6 +776,7 @@ EXACT = (
     test_networks_of_parametric_lif_net,
     test_sew_resnet18,
     test_spiking_resnet18,
+    test_spiking_vgg,
     test_graphs_that_snntorch_exports,
     test_graphs_that_spikingjelly_exports,
     test_the_cnn_graph_of_nir,
@@ -783,6 +800,7 @@ HELD_BY: dict[str, Any] = {
     "SpikingJelly SEW-ResNet18 with IAND": test_sew_resnet18,
     "SpikingJelly SEW-ResNet18 with ADD": test_sew_resnet18,
     "SpikingJelly Spiking-ResNet18": test_spiking_resnet18,
+    "SpikingJelly Spiking-VGG11": test_spiking_vgg,
     "SpikingJelly `PlainNet` (`rsnn_sequential_fmnist.py`)": test_sequential_fashion_mnist,
     "SpikingJelly VGG of `memopt` (CIFAR10-DVS)": test_vgg_of_memopt,
     "SpikingJelly MS-ResNet18 on binary frames": test_membrane_shortcuts,
