@@ -400,6 +400,21 @@ def test_spiking_vgg(size: int, resnets: tuple[ModuleType, ...]) -> None:
     jelly(net, (3, size, size), False)
 
 
+def test_networks_that_were_converted_from_relus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check SpikingJelly's ``ann2snn``, which imports requests, only to download weights."""
+    monkeypatch.setitem(sys.modules, "requests", ModuleType("requests"))
+    from spikingjelly.activation_based import ann2snn
+    from spikingjelly.activation_based.ann2snn.sample_models import mnist_cnn
+
+    inputs = samples((1, 28, 28), False)
+    batches = [(torch.from_numpy(inputs / 255).float(), None)]
+    recipe = ann2snn.RateCodingRecipe(batches, mode=0.3)  # high rates in few timesteps
+    net = ann2snn.FXConverter(recipe).convert(lived_in(mnist_cnn.CNN(), 2))
+    values = describe(net, T, (1, 28, 28))
+    expected = recorded(net, inputs, neuron.BaseNode)
+    check_spikes(from_state_dict(net.state_dict(), values), expected, inputs)
+
+
 def test_transformers_are_refused_by_what_they_contain() -> None:
     net = spikformer.spikformer_ti(num_classes=4)
     with pytest.raises(ExchangeError, match=r"blocks\.0\.attn, .*SpikingSelfAttention cannot be"):
@@ -777,6 +792,7 @@ EXACT = (
     test_sew_resnet18,
     test_spiking_resnet18,
     test_spiking_vgg,
+    test_networks_that_were_converted_from_relus,
     test_graphs_that_snntorch_exports,
     test_graphs_that_spikingjelly_exports,
     test_the_cnn_graph_of_nir,
@@ -801,6 +817,7 @@ HELD_BY: dict[str, Any] = {
     "SpikingJelly SEW-ResNet18 with ADD": test_sew_resnet18,
     "SpikingJelly Spiking-ResNet18": test_spiking_resnet18,
     "SpikingJelly Spiking-VGG11": test_spiking_vgg,
+    "SpikingJelly `ann2snn` (its CNN for MNIST)": test_networks_that_were_converted_from_relus,
     "SpikingJelly `PlainNet` (`rsnn_sequential_fmnist.py`)": test_sequential_fashion_mnist,
     "SpikingJelly VGG of `memopt` (CIFAR10-DVS)": test_vgg_of_memopt,
     "SpikingJelly MS-ResNet18 on binary frames": test_membrane_shortcuts,
