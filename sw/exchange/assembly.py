@@ -63,6 +63,7 @@ from sw.exchange.linear import (
     pool_for,
     pooled_sums,
     scaled,
+    spread_of,
     summed_again,
     to_rows,
     weighted,
@@ -71,8 +72,10 @@ from sw.exchange.linear import (
 from sw.exchange.values import (
     Spikes,
     SpikeSum,
+    Spread,
     Sums,
     Value,
+    Window,
     added,
     require_spikes,
     size_of,
@@ -219,6 +222,10 @@ class _Assembly(LayerBuilder):
             return weighted(node.name, step, value)
         if isinstance(step, FireNode):
             return self.fire(step, value, node)
+        if isinstance(step, AdaptivePool) and not isinstance(value, Sums):
+            spread = spread_of(step, value.pooled)
+            if spread is not None:
+                return self.pooled(spread, value)
         if isinstance(step, Pool | AdaptivePool):
             return self.pool(pool_for(step, size_of(value)), value, node)
         if isinstance(step, Flatten):
@@ -238,9 +245,9 @@ class _Assembly(LayerBuilder):
         """
         if isinstance(value, Spikes):
             window = value.window
-            plain = window is not None and value.factor is None and value.name != IMAGE
+            plain = value.factor is None and value.name != IMAGE
             # One spike in a window adds at least the smallest tap to the pooled value.
-            if plain and window and acts_as_or(step, float(window.taps.min())):
+            if plain and isinstance(window, Window) and acts_as_or(step, float(window.taps.min())):
                 kernel, stride, padding = window.kernel, window.stride, window.padding
                 pool = Pool(kind="max", kernel=kernel, stride=stride, padding=padding)
                 return self.or_pool(pool, replace(value, window=None), node)
@@ -350,9 +357,12 @@ class _Assembly(LayerBuilder):
             return self.or_pool(step, spikes, node)
         if isinstance(value, Sums):
             return pooled_sums(step, value)
-        window = window_of(step)
+        return self.pooled(window_of(step), value)
+
+    def pooled(self, window: Window | Spread, value: Spikes | SpikeSum) -> Value:
+        """Return spikes with a pooling that is folded into the weights that read them."""
         if isinstance(value, SpikeSum):
-            return added([self.pool(step, part, node) for part in value.parts])
+            return added([self.pooled(window, part) for part in value.parts])
         return replace(value, window=window if value.window is None else window.after(value.window))
 
     # -- the end

@@ -30,7 +30,7 @@ from sw.exchange.graph import (
     Pool,
     Scale,
 )
-from sw.exchange.values import Spikes, SpikeSum, Sums, Term, Value, Window, added, spikes_of
+from sw.exchange.values import Spikes, SpikeSum, Spread, Sums, Term, Value, Window, added, spikes_of
 from sw.network.network import Shape, conv_size
 
 
@@ -119,6 +119,25 @@ def pool_for(step: Pool | AdaptivePool, shape: Shape) -> Pool:
     if min(conv_size(shape[1:], step.kernel, step.stride, step.padding)) < 1:
         raise ExchangeError(f"its window {step.kernel} is larger than the map {shape}")
     return replace(step, ceil=False)
+
+
+def spread_of(step: AdaptivePool, shape: Shape) -> Spread | None:
+    """Return an adaptive average pooling whose windows differ in size; None for any other pooling.
+
+    ``shape`` is the shape (C, H, W) of the map. The window of the output i of n reads the rows from
+    ``i * H // n`` up to ``ceil((i + 1) * H / n)``, as in PyTorch.
+    """
+    sizes = [out or n for out, n in zip(step.output, shape[1:], strict=True)]
+    if step.kind != "average" or all(n % out == 0 for n, out in zip(shape[1:], sizes, strict=True)):
+        return None
+    matrices = []
+    for n, out in zip(shape[1:], sizes, strict=True):
+        matrix = np.zeros((out, n))
+        for i in range(out):
+            start, end = i * n // out, -(-(i + 1) * n // out)
+            matrix[i, start:end] = 1 / (end - start)
+        matrices.append(matrix)
+    return Spread(*matrices)
 
 
 def window_of(pool: Pool) -> Window:
@@ -267,7 +286,15 @@ def _term(step: Convolve, value: Spikes) -> Term:
     kernel: Pair = (weight.shape[2], weight.shape[3])
     stride, padding = step.stride, step.padding
     full = weight[None, None]
-    if value.window is not None:
+    if isinstance(value.window, Spread):
+        if kernel != value.pooled[1:] or padding != (0, 0):
+            raise ExchangeError(
+                "the pooling before it has windows of different sizes: pool to a size that divides "
+                "the map's, or use a fully connected layer here"
+            )
+        full = np.einsum("ocyx,yh,xw->ochw", weight, value.window.rows, value.window.columns)
+        full, kernel, stride = full[None, None], (value.shape[1], value.shape[2]), (1, 1)
+    elif value.window is not None:
         full, kernel, stride, padding = _composed(weight, stride, padding, value, value.window)
     if value.factor is not None:
         full = _with_factor(full, value.factor, kernel, stride, padding)

@@ -330,6 +330,16 @@ def _vote(module: Any, name: str) -> list[Entry]:
     return [{"vote": int(module.voting_size), "name": name}]
 
 
+def _scale(module: Any, name: str) -> list[Entry]:
+    """Return a scaling as entries of a topology, a network's list of steps.
+
+    SpikingJelly's conversion of trained networks of ReLUs puts them around the neurons.
+    """
+    axis = getattr(module, "channel_dim", 1)
+    _require(module.scale.ndim == 0 or axis == 1, f"channel_dim={axis} is no axis of channels")
+    return [{"scale": name}]
+
+
 def _nothing(module: Any, name: str) -> list[Entry]:
     return []
 
@@ -376,6 +386,8 @@ MODULES: dict[tuple[str, str], Callable[[Any, str], list[Entry]]] = {
     ("spikingjelly", "SimpleLIFNode"): _jelly("LIF"),
     ("spikingjelly", "ParametricLIFNode"): _jelly("PLIF"),
     ("spikingjelly", "VotingLayer"): _vote,
+    ("spikingjelly", "VoltageScaler"): _scale,
+    ("spikingjelly", "ChannelVoltageScaler"): _scale,
     ("snntorch", "Leaky"): _snn_leaky,
 }
 """Functions that convert a module of a library's class to entries, by library and class."""

@@ -34,6 +34,7 @@ from sw.exchange.graph import (
     Node,
     Normalise,
     Pool,
+    Scale,
     Source,
     Step,
     plain_kernel,
@@ -138,7 +139,7 @@ class _Builder:
                 source = self.block(layer, source, f"{place}{n}.")
                 continue
             kind = next(k for k in KINDS if k in layer)
-            name = layer[kind] if kind in ("conv", "linear", "norm") else layer.get("name")
+            name = layer[kind] if kind in ("conv", "linear", "norm", "scale") else layer.get("name")
             if kind == "neuron" and self.framework == "snntorch":
                 name = layer[kind]
             name = self.unused_name(str(name or f"{kind} {place}{n}"))
@@ -293,6 +294,10 @@ class _Builder:
             ceil=ceil,
             divisor=divisor,
         )
+
+    def scale(self, layer: Mapping[str, Any]) -> Step:
+        factor = self.required(f"{layer['scale']}.scale", 0, 1)
+        return Scale(factor=factor.reshape(-1, 1, 1))
 
     def vote(self, layer: Mapping[str, Any]) -> Step:
         """Return a voting layer as a fully connected step that averages groups of neurons.

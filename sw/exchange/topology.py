@@ -13,9 +13,10 @@ network's steps in order. A step with tensors gives the common prefix of their n
 A ``pool`` is ``"max"`` or ``"average"``. It has a ``kernel``, a ``stride`` (the kernel by default)
 and a ``padding``. An adaptive one has an ``output`` size instead, in which 0 stands for the size of
 the input. ``ceil`` is PyTorch's ``ceil_mode`` and ``divisor`` its ``divisor_override``. ``name`` is
-the name in messages of a step without tensors. The kernels, strides and paddings are numbers, or
-pairs (vertical, horizontal). 1-D convolutions and poolings have pairs, too, because their maps have
-height 1.
+the name in messages of a step without tensors. A ``scale`` multiplies a map by the tensor
+``scale`` of its prefix, one number or one for each channel. The kernels, strides and paddings are
+numbers, or pairs (vertical, horizontal). 1-D convolutions and poolings have pairs, too, because
+their maps have height 1.
 
 A ``block`` is a residual block. It has the layers of its ``branch`` and of its ``identity`` (none
 for the block's input itself), and a ``gate`` that joins the spikes of both: ``"AND"``, ``"IAND"``,
@@ -73,6 +74,7 @@ KINDS = {
     "pool": {"kernel", "stride", "padding", "ceil", "divisor", "output", "name"},
     "flatten": {"name"},
     "vote": {"name"},
+    "scale": set(),
     "block": {"gate", "branch", "identity"},
 }
 """Entries that a layer in a topology may have besides its kind, by its kind."""

@@ -32,8 +32,10 @@ class Window:
         """The (height, width) of a window."""
         return self.taps.shape[0], self.taps.shape[1]
 
-    def after(self, first: Window) -> Window:
+    def after(self, first: Window | Spread) -> Window:
         """Return one window that is equivalent to pooling by ``first`` and then by this window."""
+        if isinstance(first, Spread):
+            raise ExchangeError("pooling follows one to windows of different sizes: pool once")
         if self.padding != (0, 0):
             raise ExchangeError("pooling with padding follows another pooling: pool once")
         sizes = [(n - 1) * s for n, s in zip(self.kernel, first.stride, strict=True)]
@@ -43,6 +45,21 @@ class Window:
             taps[top : top + first.kernel[0], left : left + first.kernel[1]] += tap * first.taps
         stride = (self.stride[0] * first.stride[0], self.stride[1] * first.stride[1])
         return Window(taps, stride, first.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """An average pooling whose windows differ in size, as adaptive pooling can have.
+
+    A pooled map is ``rows @ map @ columns.T``, with ``rows`` (height after, before) and ``columns``
+    (width after, before).
+    """
+
+    rows: Float
+    columns: Float
+
+    def after(self, first: Window | Spread) -> Window:
+        raise ExchangeError("pooling to windows of different sizes follows a pooling: pool once")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +77,7 @@ class Spikes:
     """Whether several nodes of the graph read the map, so that its layer must not be changed."""
     factor: Float | None = None
     """Factor (c, H|1, W|1) by which the spikes are multiplied; None if they are not."""
-    window: Window | None = None
+    window: Window | Spread | None = None
     """Average or sum pooling of the multiplied spikes; None if they are not pooled."""
 
     @property
@@ -69,6 +86,8 @@ class Spikes:
         if self.window is None:
             return self.shape
         window = self.window
+        if isinstance(window, Spread):
+            return self.shape[0], len(window.rows), len(window.columns)
         size = conv_size(self.shape[1:], window.kernel, window.stride, window.padding)
         return self.shape[0], *size
 

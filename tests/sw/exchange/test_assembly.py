@@ -235,6 +235,9 @@ def test_a_pixel_of_255_is_what_the_source_says() -> None:
         (pooling("", 3, 3, 2, 2), (pooling("sum", 2, 2, 1, 1), Flatten(), connect(5, 18))),
         (AdaptivePool(kind="average", output=(3, 2)), (Flatten(), connect(5, 18))),
         (AdaptivePool(kind="average", output=(1, 0)), (Flatten(), connect(5, 24))),
+        # Windows of different sizes, which overlap, and a map that becomes larger.
+        (AdaptivePool(kind="average", output=(7, 3)), (Flatten(), connect(5, 63))),
+        (AdaptivePool(kind="average", output=(2, 11)), (connect(6, 66), fire(), connect(5, 6))),
     ],
 )
 def test_linear_pooling_folds_into_what_follows(pool: Pool, after: tuple, kind: str) -> None:
@@ -529,8 +532,20 @@ def test_wide_integers_of_a_stem_stay_what_they_are() -> None:
             "pooled spikes are scaled by position",
         ),
         (
-            stem(AdaptivePool(kind="average", output=(2, 2))),
+            stem(AdaptivePool(kind="max", output=(2, 2))),
             "adaptive pooling of a map (3, 9, 8) to 2 x 2 has windows of different sizes",
+        ),
+        (
+            stem(AdaptivePool(kind="average", output=(2, 2)), conv(4, 3, 1)),
+            "the pooling before it has windows of different sizes: pool to a size that divides",
+        ),
+        (
+            stem(AdaptivePool(kind="average", output=(2, 2)), pooling("sum", 2, 2)),
+            "pooling follows one to windows of different sizes: pool once",
+        ),
+        (
+            stem(pooling("sum", 2, 2), AdaptivePool(kind="average", output=(3, 3))),
+            "pooling to windows of different sizes follows a pooling: pool once",
         ),
         (
             stem(replace(pooling("max", 2, 2), ceil=True)),

@@ -71,8 +71,8 @@ def sequential_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
 
 
 @pytest.fixture
-def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """Import and return two modules of SpikingJelly's residual networks.
+def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ...]]:
+    """Import and return three modules of SpikingJelly's networks.
 
     They import torchvision, only to download weights, so a stand-in takes its place.
     """
@@ -81,9 +81,9 @@ def resnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, Modul
     stub.load_state_dict_from_url = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, name, stub)
-    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
+    from spikingjelly.activation_based.model import sew_resnet, spiking_resnet, spiking_vgg
 
-    yield sew_resnet, spiking_resnet
+    yield sew_resnet, spiking_resnet, spiking_vgg
 
 
 @dataclass
@@ -378,7 +378,7 @@ def resnet(net: nn.Module, layers: dict[str, str]) -> FoldedNetwork:
 
 
 @pytest.mark.parametrize("gate", ["AND", "IAND", "ADD"])
-def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None:
+def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ...]) -> None:
     net = resnets[0].sew_resnet18(cnf=gate, spiking_neuron=neuron.IFNode, num_classes=4)
     layers = {"sn1": "conv1"} | ({"sn2": "conv2"} if gate == "ADD" else {})
     folded = resnet(net, layers)
@@ -386,7 +386,7 @@ def test_sew_resnet18(gate: str, resnets: tuple[ModuleType, ModuleType]) -> None
     assert (gate == "ADD") == (sums.get("layer2.1.conv1") == ("layer2.0.conv2",))
 
 
-def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
+def test_spiking_resnet18(resnets: tuple[ModuleType, ...]) -> None:
     """Check that Spiking ResNet-18 is imported with the same spikes and with the expected layers.
 
     Its blocks add their shortcut to the input of their last neurons. So the last layer of a block
@@ -399,6 +399,37 @@ def test_spiking_resnet18(resnets: tuple[ModuleType, ModuleType]) -> None:
     assert len(added) == 8 and all(layer.stacked for layer in added)
     copies = [layer.name for layer in folded.layers if ".copy" in layer.name]
     assert copies == [f"layer{n}.0.conv2.copy1" for n in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("size", [12, 28])
+def test_spiking_vgg(size: int, resnets: tuple[ModuleType, ...]) -> None:
+    """Check SpikingJelly's VGG with fewer layers and channels, and small matrices behind them.
+
+    Before the matrices, maps of 3 x 3 are enlarged to 7 x 7, and those of 7 x 7 stay.
+    """
+    with torch.device("meta"):  # its own matrices have 119 million weights
+        net = resnets[2].SpikingVGG([4, "M", 5, "M"], True, spiking_neuron=neuron.IFNode)
+    net.classifier = nn.Sequential(layer.Linear(245, 9), neuron.IFNode(), layer.Linear(9, 4))
+    net.features.to_empty(device="cpu")
+    for module in net.features:
+        if isinstance(module, layer.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    jelly(net, (3, size, size), False)
+
+
+def test_networks_that_were_converted_from_relus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check SpikingJelly's ``ann2snn``, which imports requests, only to download weights."""
+    monkeypatch.setitem(sys.modules, "requests", ModuleType("requests"))
+    from spikingjelly.activation_based import ann2snn
+    from spikingjelly.activation_based.ann2snn.sample_models import mnist_cnn
+
+    inputs = samples((1, 28, 28), False)
+    batches = [(torch.from_numpy(inputs / 255).float(), None)]
+    recipe = ann2snn.RateCodingRecipe(batches, mode=0.3)  # high rates in few timesteps
+    net = ann2snn.FXConverter(recipe).convert(lived_in(mnist_cnn.CNN(), 2))
+    values = describe(net, T, (1, 28, 28))
+    expected = recorded(net, inputs, neuron.BaseNode)
+    check_spikes(from_state_dict(net.state_dict(), values), expected, inputs)
 
 
 def test_transformers_are_refused_by_what_they_contain() -> None:
@@ -786,6 +817,8 @@ EXACT = (
     test_networks_of_parametric_lif_net,
     test_sew_resnet18,
     test_spiking_resnet18,
+    test_spiking_vgg,
+    test_networks_that_were_converted_from_relus,
     test_graphs_that_snntorch_exports,
     test_graphs_that_spikingjelly_exports,
     test_the_cnn_graph_of_nir,
@@ -809,6 +842,8 @@ HELD_BY: dict[str, Any] = {
     "SpikingJelly SEW-ResNet18 with IAND": test_sew_resnet18,
     "SpikingJelly SEW-ResNet18 with ADD": test_sew_resnet18,
     "SpikingJelly Spiking-ResNet18": test_spiking_resnet18,
+    "SpikingJelly Spiking-VGG11": test_spiking_vgg,
+    "SpikingJelly `ann2snn` (its CNN for MNIST)": test_networks_that_were_converted_from_relus,
     "SpikingJelly `PlainNet` (`rsnn_sequential_fmnist.py`)": test_sequential_fashion_mnist,
     "SpikingJelly VGG of `memopt` (CIFAR10-DVS)": test_vgg_of_memopt,
     "SpikingJelly MS-ResNet18 on binary frames": test_membrane_shortcuts,
