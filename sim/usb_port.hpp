@@ -13,6 +13,8 @@
 #include "Vtop___024root.h"
 #include "usb_host.hpp"
 
+void Vtop___024root___eval(Vtop___024root*);
+
 // Options of the program: a trace of D+ and D-, and the share of packets that are damaged.
 struct UsbOptions {
     const char* vcd = nullptr;
@@ -24,16 +26,21 @@ struct UsbOptions {
     }
 };
 
-// The clocks of 48 and 12 MHz, of which four and one rise in five cycles of 60 MHz.
+constexpr double kHostHz = 60e6;  // of the host's steps (usb_host.hpp)
+
+// The clocks of 48 and 12 MHz, of which four and one rise in five of the host's steps.
 class UsbClocks {
    public:
+    static inline UsbClocks* only = nullptr;
+
     explicit UsbClocks(Vtop& device) : device_(device) {
+        only = this;
         device_.usb_clk = device_.usb_io_clk = 1;
         device_.rootp->__Vtrigprevexpr___TOP__usb_clk__0 = 1;
         device_.rootp->__Vtrigprevexpr___TOP__usb_io_clk__0 = 1;
     }
 
-    // Lets those clocks rise with the next evaluation that rise in this cycle.
+    // Lets those clocks rise with the next evaluation that rise in this step.
     void tick() {
         if (phase_ != 4) device_.rootp->__Vtrigprevexpr___TOP__usb_io_clk__0 = 0;
         if (phase_ == 0) device_.rootp->__Vtrigprevexpr___TOP__usb_clk__0 = 0;
@@ -59,10 +66,15 @@ class UsbPort {
 
     template <class Tick>
     UsbPort(Vtop& device, Tick tick, const UsbOptions& options)
-        : host_([&device, tick](int line) -> usb::Outputs {
+        : host_([this, &device, tick](int line) -> usb::Outputs {
               device.usb___05Fd_p_i = line >> 1;
               device.usb___05Fd_n_i = line & 1;
-              tick();
+              if (clock_rises()) {
+                  tick();
+              } else {
+                  UsbClocks::only->tick();
+                  Vtop___024root___eval(device.rootp);
+              }
               return {!!device.usb___05Foe, device.usb___05Fd_p_o << 1 | device.usb___05Fd_n_o,
                       !!device.usb___05Fpullup};
           }),
@@ -98,9 +110,9 @@ class UsbPort {
     }
 
     // Lets the host send and ask for bytes, one packet each, and returns what arrived. `now` goes on
-    // to the cycle at which that has ended.
+    // to the device's cycle at which that has ended.
     usb::Bytes transact(unsigned long& now) {
-        host_.now = now;
+        const unsigned long before = n_cycles_;
         if (!chunks_.empty() && chunks_.front().due <= now) {
             Piece& piece = chunks_.front();
             if (!host_.set_rate(piece.rate)) lost();
@@ -115,7 +127,7 @@ class UsbPort {
         usb::Bytes data;
         const usb::Result result = checked(host_.read(data));
         n_naks_ = result == usb::Result::kNak && !device_.activity ? n_naks_ + 1 : 0;
-        now = host_.now;
+        now += n_cycles_ - before;
         return data;
     }
 
@@ -138,6 +150,16 @@ class UsbPort {
         usb::Bytes bytes;
     };
 
+    // Whether the device's clock, which is no faster than the host's steps, rises in this step.
+    bool clock_rises() {
+        static_assert(CLK_HZ <= kHostHz);
+        since_step_ += CLK_HZ;
+        if (since_step_ < kHostHz) return false;
+        since_step_ -= kHostHz;
+        n_cycles_++;
+        return true;
+    }
+
     [[noreturn]] void lost() {
         fprintf(stderr, "error: the device no longer answers the USB host\n");
         exit(1);
@@ -149,7 +171,9 @@ class UsbPort {
         return result;
     }
 
-    usb::Host host_;
+    double since_step_ = 0;  // part of a cycle of the device's clock that has passed, times kHostHz
+    unsigned long n_cycles_ = 0;  // of the device's clock
+    usb::Host host_;  // uses the two above from its construction on
     Vtop& device_;
     std::deque<Piece> chunks_;
     int n_naks_ = 0, n_errors_ = 0;

@@ -12,7 +12,7 @@ The suffix ``/w2``, ``/w4`` or ``/w8`` of a name stands for the same board built
 width, with the same number of bits of weight memory. The ULX3S-85F has several entries:
 ``ulx3s-85f`` has one bank (:class:`hw.spec.Config`) and 8-bit weights, ``ulx3s-85f-wide`` four
 banks and 4-bit weights; ``ulx3s-85f-usb`` is ``ulx3s-85f-wide`` with a second serial port, on the
-connector US2.
+connector US2; ``ulx3s-85f-256`` has twice as many lanes and that port, too, at a slower clock.
 
 Boards whose bitstream is made by a vendor's tool have board files instead
 (:mod:`hw.boards.board_file`). Boards whose files come with Spikefold are known by their names,
@@ -40,6 +40,15 @@ _FOUR_BANKS = {
     "membrane_slots": 16,
 }
 _ECP5_85F_WIDE = {**_FOUR_BANKS, "weight_depth": 4096, "spike_bytes": 8192, "packed_writes": 1}
+_ECP5_85F_256 = {
+    **_ECP5_85F_WIDE,
+    "lanes": 64,
+    "weight_depth": 2048,
+    "fire_lanes": 16,
+    "weight_registers": 1,
+    "half_rows": 1,
+    "direct_timesteps": 1,
+}
 _TWO_BANKS = {"banks": 2, "chunk_bits": 32, "fire_lanes": 4}
 _ECP5_25F = {**_TWO_BANKS, "weight_depth": 2048, "spike_bytes": 8192}
 _ICE40 = {
@@ -61,6 +70,7 @@ CONFIGS: dict[str, Config] = {
         Config(name="sim", **_ECP5_85F),
         Config(name="ulx3s-85f", **_ECP5_85F, **_60_MHZ),
         Config(name="ulx3s-85f-wide", **_ECP5_85F_WIDE, **_60_MHZ),
+        Config(name="ulx3s-85f-256", **_ECP5_85F_256, clk_hz=45_000_000, baud=9_000_000),
         # About what full-speed USB carries: 1 MB/s, with 10 bits per byte.
         Config(name="ulx3s-85f-usb", **_ECP5_85F_WIDE, clk_hz=60_000_000, baud=10_000_000),
         Config(
@@ -137,7 +147,7 @@ CONFIGS: dict[str, Config] = {
 """Configuration of every board, and of the virtual board ``sim``, by name."""
 BOARDS: tuple[str, ...] = tuple(name for name in CONFIGS if name != "sim")
 """Names of the real boards."""
-USB_BOARDS = ("ulx3s-85f-usb",)
+USB_BOARDS = ("ulx3s-85f-256", "ulx3s-85f-usb")
 """Names of the boards whose FPGA is itself a USB device (:mod:`hw.usb`)."""
 BOARDS_HELP = f"{', '.join(BOARDS)}, each also with /w2, /w4 or /w8 for another weight width"
 """List of board names for help texts."""

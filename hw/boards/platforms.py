@@ -209,6 +209,7 @@ _ICE40_PROGRAMMERS = (
 TARGETS: dict[str, Target] = {
     "ulx3s-85f": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-wide": _ulx3s(ULX3S_85F_Platform, 208),
+    "ulx3s-85f-256": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-usb": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-85f-sdram": _ulx3s(ULX3S_85F_Platform, 208),
     "ulx3s-45f": _ulx3s(ULX3S_45F_Platform, 108),

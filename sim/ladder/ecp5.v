@@ -13,15 +13,25 @@ module ecp5_table_ram #(parameter WIDTH = 1, parameter [16*WIDTH-1:0] INIT = 0) 
 endmodule
 
 // Block RAM: 2048 bytes of 9 bits behind two ports; with 36 bits, port A writes and port B reads.
-// A read of a byte that the other port is writing returns its complement.
+// A read of a byte that the other port is writing returns its complement. A port with an output
+// register (REGISTERED_A, REGISTERED_B) returns what was read a cycle later.
 module ecp5_ram #(
     parameter WIDTH_A = 18, WIDTH_B = 18, KEEPS_A = 0, KEEPS_B = 0,
+    parameter REGISTERED_A = 0, REGISTERED_B = 0,
     parameter [18431:0] INIT = 0
 ) (
     input CLK,
     input ENA, WEA, input [13:0] ADA, input [17:0] DIA, output [17:0] DOA,
     input ENB, WEB, input [13:0] ADB, input [17:0] DIB, output [17:0] DOB
 );
+    wire [17:0] read_a, read_b;
+    reg [17:0] last_a, last_b;
+    always @(posedge CLK) begin
+        last_a <= read_a;
+        last_b <= read_b;
+    end
+    assign DOA = REGISTERED_A ? last_a : read_a;
+    assign DOB = REGISTERED_B ? last_b : read_b;
     reg [8:0] rows [0:2047];
     integer n;
     initial for (n = 0; n < 2048; n = n + 1) rows[n] = INIT[9 * n +: 9];
@@ -29,7 +39,7 @@ module ecp5_ram #(
         if (WIDTH_A == 36) begin : wide
             reg [35:0] q;
             wire collides = ENA && WEA && ADA[13:5] == ADB[13:5];
-            assign {DOB, DOA} = q;
+            assign {read_b, read_a} = q;
             always @(posedge CLK) begin
                 if (ENA && WEA) begin
                     if (ADA[0]) rows[{ADA[13:5], 2'd0}] <= DIA[8:0];
@@ -48,8 +58,8 @@ module ecp5_ram #(
             wire [17:0] a = {rows[{ADA[13:4], 1'b1}], rows[{ADA[13:4], 1'b0}]};
             wire [17:0] b = {rows[{ADB[13:4], 1'b1}], rows[{ADB[13:4], 1'b0}]};
             wire [8:0] byte_a = rows[ADA[13:3]], byte_b = rows[ADB[13:3]];
-            assign DOA = qa;
-            assign DOB = qb;
+            assign read_a = qa;
+            assign read_b = qb;
             always @(posedge CLK) begin
                 if (ENA && WEA) case (WIDTH_A)
                     18: begin

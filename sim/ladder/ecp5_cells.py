@@ -218,13 +218,16 @@ def _flip_flop(writer: Writer, cell: Cell) -> None:
 
 def _block_ram(writer: Writer, cell: Cell) -> None:
     width_a, width_b = (cell.number(f"DATA_WIDTH_{port}", 18) for port in "AB")
-    wanted = {"REGMODE_A": "NOREG", "REGMODE_B": "NOREG", "CSDECODE_A": "0b000"}
-    wanted["CSDECODE_B"] = "0b000"
-    for name, value in wanted.items():
-        if cell.text(name, value) != value:
-            raise LadderError(f"{cell.name} has {name} = {cell.text(name)}")
+    registered = {port: cell.text(f"REGMODE_{port}", "NOREG") == "OUTREG" for port in "AB"}
+    for port in "AB":
+        if cell.text(f"CSDECODE_{port}", "0b000") != "0b000":
+            raise LadderError(f"{cell.name} has CSDECODE_{port} = {cell.text(f'CSDECODE_{port}')}")
+        if registered[port] and _read(writer, cell, f"OCE{port}") != "1'b1":
+            raise LadderError(f"{cell.name} does not always enable the register of its port {port}")
     if not {width_a, width_b} <= set(WIDTHS) or (width_a == 36) != (width_b == 36):
         raise LadderError(f"{cell.name} has ports of {width_a} and {width_b} bits")
+    if width_a == 36 and registered["A"] != registered["B"]:
+        raise LadderError(f"{cell.name} has a register in one half of its 36 bits only")
     inputs: dict[str, str] = {}
     for port in "AB":
         if _read(writer, cell, f"RST{port}") != "1'b0":
@@ -244,6 +247,8 @@ def _block_ram(writer: Writer, cell: Cell) -> None:
         "WIDTH_B": str(width_b),
         "KEEPS_A": str(int(cell.text("WRITEMODE_A", "NORMAL") == "NORMAL")),
         "KEEPS_B": str(int(cell.text("WRITEMODE_B", "NORMAL") == "NORMAL")),
+        "REGISTERED_A": str(int(registered["A"])),
+        "REGISTERED_B": str(int(registered["B"])),
         "INIT": f"18432'h{_contents(cell):x}",
     }
     outputs = {f"DO{port}": cell.bus(f"DO{port}", 18, "") for port in "AB"}

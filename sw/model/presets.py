@@ -3,7 +3,7 @@
 The networks for small boards are trained without the auxiliary pathway (:mod:`sw.model.resnet`),
 which costs time and does not help networks of a few blocks (docs/measurements/learning.md).
 
-Boards are described in :mod:`hw.boards.configs`. A board has 8 to 32 lanes, each of which computes
+Boards are described in :mod:`hw.boards.configs`. A board has 8 to 64 lanes, each of which computes
 one output channel at a time. A row is one word of a board's weight memory, with one weight for each
 lane.
 """

@@ -57,6 +57,12 @@ def board(program: Path, *options: str) -> Iterator[tuple[str, int, dict[str, An
                 counted |= json.loads(line)
 
 
+def opened(port: str) -> Device:
+    """Open the board on ``port`` with so much patience that no request is repeated, however busy
+    the machine is."""
+    return Device.open_with(port, lambda line: line, timeout_s=60)
+
+
 def write_and_read(device: Device, seed: int) -> None:
     data = random.Random(seed).randbytes(N_ROWS * ROW_BYTES)
     device.memory.write(Space.WEIGHT, seed, data)
@@ -67,7 +73,7 @@ def write_and_read(device: Device, seed: int) -> None:
 def test_driver_needs_nothing_special(program):
     with board(program) as (port, _, counted):
         for seed in range(3):  # clients come and go; each begins with a break
-            with Device.open(port) as device:
+            with opened(port) as device:
                 assert device.config == CONFIG
                 assert device.transport.baud == CONFIG.baud
                 write_and_read(device, seed)
@@ -79,7 +85,7 @@ def test_driver_needs_nothing_special(program):
 
 
 def test_usb_repeats_what_is_damaged_and_the_driver_sees_nothing_of_it(program):
-    with board(program, "--usb-errors=0.03") as (port, _, counted), Device.open(port) as device:
+    with board(program, "--usb-errors=0.03") as (port, _, counted), opened(port) as device:
         write_and_read(device, 1)
         assert device.transport.counters.n_repeated == 0
         assert device.transport.counters.n_bad_frames == 0
@@ -90,11 +96,11 @@ def test_usb_repeats_what_is_damaged_and_the_driver_sees_nothing_of_it(program):
 
 def test_board_that_is_reset_is_enumerated_again(program):
     with board(program) as (port, pid, counted):
-        with Device.open(port) as device:
+        with opened(port) as device:
             write_and_read(device, 1)
         os.kill(pid, signal.SIGUSR1)
         time.sleep(0.5)
-        with Device.open(port) as device:
+        with opened(port) as device:
             write_and_read(device, 2)
     assert counted["resets"] == 2
     assert counted["violations"] == 0
@@ -102,7 +108,7 @@ def test_board_that_is_reset_is_enumerated_again(program):
 
 def test_trace_is_written(program, tmp_path):
     path = tmp_path / "usb.vcd"
-    with board(program, f"--vcd={path}") as (port, _, _), Device.open(port):
+    with board(program, f"--vcd={path}") as (port, _, _), opened(port):
         pass
     assert path.read_text().startswith("$timescale")
     assert path.stat().st_size > 10_000

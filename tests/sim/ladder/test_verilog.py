@@ -201,9 +201,14 @@ def test_ecp5_block_ram_contents_and_limits() -> None:
     ram = Cell(name="ram", type="DP16KD", parameters=parameters, pins=pins)
     # The second pair of bytes of the second word begins at byte 34, of 9 bits each.
     assert f"INIT(18432'h{0x1FF << 9 * 34:x})" in ecp5([ram])
+    registered = replace(
+        ram, parameters=parameters | {"REGMODE_B": "OUTREG"}, pins=pins | {"OCEB": "1"}
+    )
+    assert "REGISTERED_A(0)" in ecp5([registered]) and "REGISTERED_B(1)" in ecp5([registered])
+    with pytest.raises(LadderError, match="does not always enable the register of its port B"):
+        ecp5([replace(registered, pins=registered.pins | {"OCEB": 8})])
     for name, value, message in (
         ("DATA_WIDTH_B", f"{36:b}", "ports of 9 and 36 bits"),
-        ("REGMODE_A", "OUTREG", "REGMODE_A = OUTREG"),
         ("RSTAMUX", "RSTA", "resets the output of its port A"),
         ("CLKAMUX", "INV", "clocked by another signal"),
     ):
