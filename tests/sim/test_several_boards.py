@@ -42,7 +42,7 @@ def board() -> Iterator[Board]:
 
 def test_boards_of_a_group_are_processes_that_share_the_work() -> None:
     network = a_network(3)
-    images = random_input(network, np.random.default_rng(0), 8)
+    images = random_input(network, np.random.default_rng(0), 24)
     with open_boards("sim,sim") as group:
         group.load(network)
         before = [device.clock_cycles() for device in group.devices]

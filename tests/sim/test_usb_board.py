@@ -60,7 +60,7 @@ def board(program: Path, *options: str) -> Iterator[tuple[str, int, dict[str, An
 def opened(port: str) -> Device:
     """Open the board on ``port`` with so much patience that no request is repeated, however busy
     the machine is."""
-    return Device.open_with(port, lambda line: line, timeout_s=60)
+    return Device.open_with(port, lambda line: line, timeout_s=10)
 
 
 def write_and_read(device: Device, seed: int) -> None:
