@@ -115,7 +115,7 @@ def check(board: Board, network: Network, seed: int, n_images: int = 2) -> None:
             assert counters.n_cycles == predicted[layer.name]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_networks(board: Board, seed: int) -> None:
     bits = [b for b in (2, 4, 8) if b <= board.config.weight_bits]

@@ -78,7 +78,7 @@ def test_xilinx(input_mhz: int, quarters: int) -> None:
     assert s.divclk_divide <= 56 and 2 <= s.clkfbout_mult <= 64 and s.clkout0_divide <= 128
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from([25, 50]), st.integers(5, 500 * 4))
 def test_cyclone_v(input_mhz: int, quarters: int) -> None:
     output = quarters * MHZ // 4
@@ -91,7 +91,7 @@ def test_cyclone_v(input_mhz: int, quarters: int) -> None:
     assert within(5, detector, 325) and within(600, detector * s.m, 1300) and output <= 460 * MHZ
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     st.sampled_from(
         [

@@ -186,6 +186,7 @@ def test_the_bitstream_is_built_from_these_sources(board: str) -> None:
     assert found["gateware_hash"] == f"{spec_hash(config):016x}"
     assert all(clock["met"] for clock in found["clocks"].values())
     assert found["utilization"].get("dsp", [0])[0] == 0  # some devices have no DSP blocks
+    assert found["utilization"]["block_ram"][0] > 0
     assert reported_hash(board) == found["gateware_hash"]
 
 
